@@ -1,0 +1,16 @@
+"""Packaging. mmcv, mmengine and mmdet are no hard requirements, as in OpenMMLab itself: see requirements/."""
+from setuptools import find_packages, setup
+
+setup(
+    name='adn_mmdet',
+    version='0.1.0',
+    description='Adaptive Depth Networks with skippable sub-paths, for MMDetection',
+    license='Apache-2.0',
+    packages=find_packages(include=['adn_mmdet', 'adn_mmdet.*']),
+    python_requires='>=3.10,<3.13',
+    install_requires=['matplotlib', 'numpy', 'packaging', 'pandas', 'pycocotools', 'rich', 'torch', 'torchvision'],
+    extras_require={
+        'tests': ['pytest'],
+        'dev': ['mypy', 'pandas-stubs', 'pytest', 'ruff'],
+    },
+)
