@@ -4,18 +4,22 @@ from .stack import require_stack
 require_stack()
 
 from .backbones import AdaptiveDepthResNet, ShallowResNet, set_skip  # noqa: E402
+from .checkpoints import load_for_testing  # noqa: E402
 from .distillation import SkipAwareDistillationHook  # noqa: E402
 from .errors import UserError  # noqa: E402
+from .evaluation import ExactCocoMetric  # noqa: E402
 from .features import extract_feats  # noqa: E402
 from .skip_config import SkipConfig  # noqa: E402
 
 __version__ = '0.1.0'
 __all__ = [
     'AdaptiveDepthResNet',
+    'ExactCocoMetric',
     'ShallowResNet',
     'SkipAwareDistillationHook',
     'SkipConfig',
     'UserError',
     'extract_feats',
+    'load_for_testing',
     'set_skip',
 ]

@@ -1,0 +1,70 @@
+"""CocoMetric with unrounded results, so that close sub-networks can be ranked."""
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mmengine
+from mmdet.datasets.api_wrappers import COCO, COCOeval
+from mmdet.evaluation import CocoMetric
+from mmengine.logging import MMLogger
+from mmengine.registry import METRICS
+
+
+@METRICS.register_module()
+class ExactCocoMetric(CocoMetric):
+    """mmdet's CocoMetric for ``bbox`` and ``segm``, as COCOeval computes them.
+
+    mmdet rounds to 3 decimals and stops at a detector that finds nothing; here such a detector has AP 0. Results are
+    named as mmdet's (``bbox_mAP``, ``bbox_mAP_50``, …, ``bbox_AR@100``, …); NaN stands for a size without objects.
+    """
+
+    def compute_metrics(self, results: list[Any]) -> dict[str, float]:
+        """Evaluate ``(ground truth, prediction)`` pairs, one an image."""
+        if not set(self.metrics) <= {'bbox', 'segm'} or self.format_only or self.classwise or not self._coco_api:
+            return super().compute_metrics(results)
+        self.cat_ids = self.cat_ids or self._coco_api.get_cat_ids(cat_names=self.dataset_meta['classes'])
+        self.img_ids = self.img_ids or self._coco_api.get_img_ids()
+        with tempfile.TemporaryDirectory() as folder:
+            predictions = [prediction for _, prediction in results]
+            files = self.results2json(predictions, self.outfile_prefix or str(Path(folder) / 'results'))
+            detections = {metric: mmengine.load(files[metric]) for metric in self.metrics}
+        return {
+            f'{metric}_{name}': value
+            for metric in self.metrics
+            for name, value in self._evaluate(metric, detections[metric]).items()
+        }
+
+    def _evaluate(self, metric: str, detections: list[dict[str, Any]]) -> dict[str, float]:
+        if metric == 'segm':  # sizes are then those of the masks
+            for detection in detections:
+                detection.pop('bbox')
+        summary = io.StringIO()
+        with contextlib.redirect_stdout(summary):
+            coco_eval = COCOeval(self._coco_api, _load_detections(self._coco_api, detections), metric)
+            coco_eval.params.catIds = self.cat_ids
+            coco_eval.params.imgIds = self.img_ids
+            coco_eval.params.maxDets = list(self.proposal_nums)
+            coco_eval.params.iouThrs = self.iou_thrs
+            coco_eval.evaluate()
+            coco_eval.accumulate()
+            coco_eval.summarize()
+        MMLogger.get_current_instance().info(f'{metric}\n{summary.getvalue()}')
+        most = self.proposal_nums[-1]
+        recalls = [f'AR@{number}' for number in self.proposal_nums] + [f'AR_{size}@{most}' for size in 'sml']
+        names: Sequence[str] = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l', *recalls)
+        return {name: float(v) if v >= 0 else float('nan') for name, v in zip(names, coco_eval.stats)}
+
+
+def _load_detections(ground_truth: COCO, detections: list[dict[str, Any]]) -> COCO:
+    """``loadRes``, which fails on an empty list."""
+    if detections:
+        return ground_truth.loadRes(detections)
+    empty = COCO()
+    empty.dataset = {**{key: ground_truth.dataset[key] for key in ('images', 'categories')}, 'annotations': []}
+    empty.createIndex()
+    return empty

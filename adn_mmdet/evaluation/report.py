@@ -1,0 +1,135 @@
+"""Results of sub-networks as a JSON file, a table, a plot and a picture."""
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+Row = dict[str, Any]
+SCHEMA = 1
+FILE_NAME = 'sub_nets.json'
+COLUMNS = {
+    'skip': 'skip',
+    'bbox_mAP': 'box AP',
+    'segm_mAP': 'mask AP',
+    'gmacs': 'GMACs',
+    'params_held_m': 'params held (M)',
+    'params_active_m': 'params active (M)',
+}
+
+
+def add_row(work_dir: str | os.PathLike[str], run: dict[str, Any], row: Row) -> list[Row]:
+    """Add one sub-network's row to ``WORK_DIR/sub_nets.json``, in place of an earlier one of the same code.
+
+    Args:
+        work_dir: where the file is.
+        run: what the numbers depend on; rows of another run are dropped.
+        row: ``skip``, metrics (fractions of 1, unrounded; None where a size has no object) and costs.
+
+    Returns:
+        All rows of this run, from the super-net to the base-net.
+    """
+    path = Path(work_dir) / FILE_NAME
+    held = json.loads(path.read_text()) if path.exists() else {}
+    is_same_run = held.get('schema') == SCHEMA and held.get('run') == run
+    rows = [other for other in held['rows'] if other['skip'] != row['skip']] if is_same_run else []
+    rows = sorted([*rows, row], key=lambda entry: entry['skip'] or '')
+    partial = path.with_suffix('.part')  # so that a run that is cut off leaves the earlier rows whole
+    partial.write_text(json.dumps({'schema': SCHEMA, 'run': run, 'rows': rows}, indent=2))
+    os.replace(partial, path)
+    return rows
+
+
+def _cells(row: Row, names: Sequence[str]) -> list[str]:
+    def cell(name: str) -> str:
+        value = row.get(name)
+        if value is None:
+            return '–'
+        if isinstance(value, str):
+            return value
+        return f'{100 * value:.2f}' if name.endswith('mAP') else f'{value:.4g}' if value < 1 else f'{value:.2f}'
+
+    return [cell(name) for name in names]
+
+
+def _columns(rows: Sequence[Row]) -> list[str]:
+    return [name for name in COLUMNS if any(name in row for row in rows)]
+
+
+def print_table(rows: Sequence[Row], title: str) -> None:
+    """Print rows on the terminal; AP in percent."""
+    names = _columns(rows)
+    table = Table(title=title)
+    for name in names:
+        table.add_column(COLUMNS[name], justify='left' if name == 'skip' else 'right', no_wrap=True)
+    for row in rows:
+        table.add_row(*_cells(row, names))
+    Console().print(table)
+
+
+def markdown_table(rows: Sequence[Row]) -> str:
+    """The same table in Markdown."""
+    names = _columns(rows)
+    lines = [[COLUMNS[name] for name in names], ['---'] + ['---:'] * (len(names) - 1)]
+    lines += [_cells(row, names) for row in rows]
+    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+
+def plot_accuracy_against_cost(rows: Sequence[Row], path: str | os.PathLike[str]) -> None:
+    """Draw AP against GMACs, one panel for boxes and one for masks, every code a labelled point."""
+    metrics = [name for name in ('bbox_mAP', 'segm_mAP') if any(row.get(name) is not None for row in rows)]
+    if not metrics:
+        return
+    figure = Figure(figsize=(7 * len(metrics), 5), layout='tight')
+    axes = figure.subplots(1, len(metrics), squeeze=False)
+    for axis, metric in zip(axes[0], metrics):
+        points = sorted((row['gmacs'], 100 * row[metric], row['skip'] or 'net') for row in rows if metric in row)
+        axis.plot([x for x, _, _ in points], [y for _, y, _ in points], 'o', color='black', markersize=4)
+        _label_points(axis, points)
+        axis.set_xlabel('GMACs an image')
+        axis.set_ylabel(COLUMNS[metric])
+        axis.margins(x=0.14, y=0.08)
+        axis.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+def _label_points(axis: Axes, points: Sequence[tuple[float, float, str]]) -> None:
+    """Write the codes beside their points: codes of one cost are stacked in the order of their AP, without overlap."""
+    lowest, highest = min(y for _, y, _ in points), max(y for _, y, _ in points)
+    step = max(highest - lowest, 1e-3) / 18  # a text line is about a twentieth of the panel
+    next_free: dict[float, float] = {}
+    for x, y, label in points:
+        column = round(x, 6)
+        height = max(y, next_free.get(column, -np.inf))
+        next_free[column] = height + step
+        axis.annotate(
+            label, (x, height), (6, 0), textcoords='offset points', fontsize=7, family='monospace', va='center'
+        )
+
+
+def side_by_side(folders: Sequence[Path], names: Sequence[str], labels: Sequence[str], path: Path) -> None:
+    """Put pictures of the same names from several folders side by side, one row a name.
+
+    Args:
+        folders: one folder of pictures a column.
+        names: file names, one a row; their pictures have one size.
+        labels: what to write above each column.
+        path: the picture to write.
+    """
+    figure = Figure(figsize=(3 * len(folders), 3 * len(names)), layout='compressed')
+    axes = figure.subplots(len(names), len(folders), squeeze=False)
+    for row, name in zip(axes, names):
+        for axis, folder, label in zip(row, folders, labels):
+            axis.imshow(cv2.cvtColor(cv2.imread(str(folder / name)), cv2.COLOR_BGR2RGB))
+            axis.set_axis_off()
+            axis.set_title(label if name == names[0] else '', fontsize=9)
+    figure.savefig(path, dpi=120)

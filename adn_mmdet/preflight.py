@@ -1,0 +1,133 @@
+"""What the scripts check before a run, so that a mistake is said at once and nothing is lost."""
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+from .errors import UserError
+
+# Weights that configs/ start from but that no URL scheme fetches: how to get them, and what needs none.
+WEIGHTS_HELP = {
+    'resnet50_adn_imagenet.pth': (
+        'get the ADN ResNet-50 of the authors (github.com/wchkang/depth, "ImageNet") and save it there,\n'
+        'or start from torchvision\'s ResNet-50, which downloads itself: configs/*_adn_tv_1x_coco.py'
+    ),
+    'resnet50_base_imagenet.pth': (
+        'train ShallowResNet(50, stage_blocks=(2, 2, 3, 2)) on ImageNet, with mmpretrain for example, and save it there,\n'
+        'or start from the same blocks of torchvision\'s ResNet-50: '
+        '--cfg-options model.backbone.init_cfg.checkpoint=torchvision://resnet50'
+    ),
+}
+COCO_HELP = 'put COCO there (annotations/, train2017/, val2017/), or try `make demo`, which needs no data'
+
+
+def load_config(path: str, cfg_options: Mapping[str, Any] | None = None, work_dir: str | None = None) -> Config:
+    """Read a config as mmdet's scripts do.
+
+    Args:
+        path: the config file.
+        cfg_options: overrides by dotted name.
+        work_dir: where the run writes; None takes the config's, else ``work_dirs/<config name>``.
+
+    Raises:
+        UserError: there is no such file (with the nearest names), or the work folder is not writable.
+    """
+    if not os.path.isfile(path):
+        folder = Path(path).parent if Path(path).parent.is_dir() else Path('configs')
+        near = difflib.get_close_matches(Path(path).name, [file.name for file in folder.glob('*.py')], cutoff=0.4)
+        hint = f'did you mean {" or ".join(str(folder / name) for name in near)}?' if near else 'check the path'
+        raise UserError(f'there is no config {path}: {hint}')
+    cfg = Config.fromfile(path)
+    cfg.merge_from_dict(dict(cfg_options or {}))
+    cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(path).stem)
+    require_writable(cfg.work_dir)
+    return cfg
+
+
+def require_writable(folder: str | os.PathLike[str]) -> None:
+    """Make a folder, and make sure that files can be written to it.
+
+    Raises:
+        UserError: they cannot.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f'cannot write to {folder} ({error.strerror}): give another --work-dir') from error
+
+
+def require_weights(cfg: Config) -> None:
+    """Make sure that the local files of weights that a config starts from exist.
+
+    Raises:
+        UserError: one does not; says how to get it, and which config needs no such file.
+    """
+    for path in [cfg.get('load_from'), *_pretrained_files(cfg.model)]:
+        if path and '://' not in path and not os.path.isfile(os.path.expanduser(path)):
+            raise UserError(f'there are no weights {path}: {WEIGHTS_HELP.get(os.path.basename(path), "check the path")}')
+
+
+def _pretrained_files(config: Any) -> Iterator[str]:
+    """The ``checkpoint`` of every ``init_cfg`` in a model's config."""
+    if isinstance(config, Mapping):
+        if config.get('type') == 'Pretrained':
+            yield config['checkpoint']
+        config = list(config.values())
+    if isinstance(config, (list, tuple)):
+        for part in config:
+            yield from _pretrained_files(part)
+
+
+def coco_dataset(dataloader: ConfigDict) -> ConfigDict:
+    """The data set's own config inside wrappers such as RepeatDataset."""
+    dataset = dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    return dataset
+
+
+def annotation_file(dataloader: ConfigDict) -> Path | None:
+    """The annotation file of a data loader's data set; None where it names none."""
+    dataset = coco_dataset(dataloader)
+    return Path(dataset.get('data_root') or '') / dataset.ann_file if dataset.get('ann_file') else None
+
+
+def require_data(dataloader: ConfigDict) -> None:
+    """Make sure that a data loader's annotations and image folder are there and can be read.
+
+    Raises:
+        UserError: they are not; says which path, and the position of a fault where there is one.
+    """
+    path = annotation_file(dataloader)
+    if path is None or '://' in str(path):
+        return
+    dataset = coco_dataset(dataloader)
+    help_text = COCO_HELP if 'coco' in str(path).lower() else 'check data_root and ann_file in the config'
+    if not path.is_file():
+        raise UserError(f'there is no annotation file {path}: {help_text}')
+    if path.suffix == '.json' and int(os.environ.get('RANK', 0)) == 0:  # one reading serves all ranks
+        _require_coco_json(path)
+    images = Path(dataset.get('data_root') or '') / dataset.get('data_prefix', {}).get('img', '')
+    if not images.is_dir():
+        raise UserError(f'there is no image folder {images}: {help_text}')
+
+
+def _require_coco_json(path: Path) -> None:
+    if not path.stat().st_size:
+        raise UserError(f'{path} is empty: get it anew')
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f'{path} is not whole JSON ({error}): get it anew') from error
+    missing = {'images', 'annotations', 'categories'} - set(content if isinstance(content, dict) else ())
+    if missing:
+        raise UserError(f'{path} is not in COCO format: it lacks {", ".join(sorted(missing))}')

@@ -1,0 +1,33 @@
+import pytest
+
+from adn_mmdet import SkipConfig
+
+
+@pytest.mark.parametrize('code', ['TFFF', 'tfff', SkipConfig((True, False, False, False)), [True, False, False, False]])
+def test_every_spelling_is_one_code(code):
+    skip = SkipConfig.parse(code, 4)
+    assert str(skip) == 'TFFF'
+    assert list(skip) == [True, False, False, False]
+    assert len(skip) == 4
+    assert skip == SkipConfig.parse('TFFF')
+
+
+def test_super_net_base_net_and_all():
+    assert str(SkipConfig.super_net(4)) == 'FFFF'
+    assert str(SkipConfig.base_net(3)) == 'TTT'
+    codes = [str(skip) for skip in SkipConfig.all(4)]
+    assert len(set(codes)) == 16 and codes[0] == 'FFFF' and codes[-1] == 'TTTT'
+
+
+@pytest.mark.parametrize('code', ['TTT', 'TTXT', '', 'TTTTT', 'T TT', '0101', [1, 0, 0, 0], None, 5])
+def test_anything_else_is_refused_with_examples(code):
+    with pytest.raises(ValueError, match='is not a skip code.*FFFF .super-net. or TTTT .base-net.') as error:
+        SkipConfig.parse(code, 4)
+    assert repr(code) in str(error.value)
+
+
+def test_list_of_codes():
+    assert [str(skip) for skip in SkipConfig.parse_list('FFFF, tfff,TTTT,FFFF', 4)] == ['FFFF', 'TFFF', 'TTTT']
+    assert SkipConfig.parse_list('all', 4) == SkipConfig.all(4)
+    with pytest.raises(ValueError, match="'' is not a skip code"):
+        SkipConfig.parse_list('FFFF,', 4)
