@@ -2,10 +2,11 @@
 _base_ = ['mmdet::_base_/models/mask-rcnn_r50_fpn.py', 'mmdet::_base_/default_runtime.py', './_base_/adn.py']
 
 data_root = 'data/shapes/'
-classes = ('circle', 'rectangle', 'triangle', 'star')
+classes = ('circle', 'rectangle', 'triangle')
 image_size = (96, 96)
 channels = 48
 num_iters = 600
+roi_layer = dict(sampling_ratio=1)
 
 # ResNet-50's blocks at a quarter of its width, the heads to match, and fewer RoIs.
 model = dict(
@@ -14,9 +15,9 @@ model = dict(
     neck=dict(in_channels=[64, 128, 256, 512], out_channels=channels),
     rpn_head=dict(in_channels=channels, feat_channels=channels, anchor_generator=dict(scales=[4])),
     roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=channels),
+        bbox_roi_extractor=dict(out_channels=channels, roi_layer=roi_layer),
         bbox_head=dict(in_channels=channels, fc_out_channels=128, num_classes=len(classes)),
-        mask_roi_extractor=dict(out_channels=channels),
+        mask_roi_extractor=dict(out_channels=channels, roi_layer=roi_layer),
         mask_head=dict(in_channels=channels, conv_out_channels=channels, num_convs=2, num_classes=len(classes))),
     train_cfg=dict(
         rpn=dict(sampler=dict(num=64)),
@@ -67,7 +68,7 @@ train_cfg = dict(type='IterBasedTrainLoop', max_iters=num_iters, val_interval=nu
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
-    type='OptimWrapper', optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.05), clip_grad=dict(max_norm=10))
+    type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05), clip_grad=dict(max_norm=10))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
     dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=num_iters, eta_min=0)

@@ -59,7 +59,7 @@ def load_file(path: str | os.PathLike[str], map_location: Any = None) -> dict[st
             content = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(_refusal(path, str(error))) from error
-    except (EOFError, RuntimeError, OSError) as error:
+    except Exception as error:  # bytes that are no pickle make the unpickler fail in any way
         if 'CUDA' in str(error):  # saved on a GPU, loaded without map_location: the file is whole
             raise
         raise UserError(f'{path} is incomplete or no checkpoint at all: use the previous one') from error

@@ -1,6 +1,6 @@
 """Shapes: a generated COCO-format instance-segmentation data set to try the main job on.
 
-Each image holds up to seven overlapping shapes of random size, angle and colour on a textured
+Each image holds up to five overlapping shapes of random size, angle and colour on a textured
 background; one image in 16 holds none. A mask is the visible part of its shape only.
 """
 
@@ -15,15 +15,14 @@ from pycocotools import mask as coco_mask
 
 from ..errors import UserError
 
-CLASSES: tuple[str, ...] = ('circle', 'rectangle', 'triangle', 'star')
+CLASSES: tuple[str, ...] = ('circle', 'rectangle', 'triangle')
 
 SPLITS = ('train', 'val')
 MIN_IMAGE_SIZE = 32
-MAX_SHAPES = 7
+MAX_SHAPES = 5
 EMPTY_EVERY = 16
-MIN_DIAMETER = 12.0  # px
-DIAMETER_SHARES = (0.125, 0.58)  # of the image size
-MIN_VISIBLE_SHARE = 0.25
+DIAMETER_SHARES = (0.18, 0.6)  # of the image size
+MIN_VISIBLE_SHARE = 0.4
 MIN_VISIBLE_AREA = 25  # px
 SUBPIXEL_BITS = 4
 DESCRIPTION = 'Generated shapes (adn_mmdet)'
@@ -87,7 +86,7 @@ def _make_info(**parameters: int) -> dict[str, Any]:
         lowest = lowest_values[name]
         if not isinstance(value, int) or value < lowest:
             raise UserError(f'{name} is {value!r}, but must be a whole number of at least {lowest}')
-    return {'description': DESCRIPTION, 'version': '1', 'parameters': parameters}
+    return {'description': DESCRIPTION, 'version': '2', 'parameters': parameters}
 
 
 def _read_held(path: Path) -> dict[str, Any]:
@@ -232,7 +231,7 @@ def _place_shape(rng: np.random.Generator, class_name: str, image_size: int) -> 
         The boolean mask (height, width) of the shape, hidden parts included.
     """
     smallest, largest = (share * image_size for share in DIAMETER_SHARES)
-    radius = rng.uniform(max(smallest, MIN_DIAMETER), largest) / 2
+    radius = rng.uniform(smallest, largest) / 2
     centre = rng.uniform(0.7 * radius, image_size - 0.7 * radius, 2)
     angle = rng.uniform(0, 2 * np.pi)
     corners = centre + radius * _unit_corners(class_name, angle, rng.uniform(0.6, 1))
@@ -254,9 +253,6 @@ def _unit_corners(class_name: str, angle: float, aspect: float) -> np.ndarray:
         half = np.arctan(aspect)
         angles = np.array([half, np.pi - half, np.pi + half, -half])
     else:
-        num_corners = {'circle': 48, 'triangle': 3, 'star': 10}[class_name]
+        num_corners = {'circle': 48, 'triangle': 3}[class_name]
         angles = np.arange(num_corners) * (2 * np.pi / num_corners)
-    corners = np.stack([np.cos(angles + angle), np.sin(angles + angle)], axis=-1)
-    if class_name == 'star':
-        corners[1::2] *= 0.42
-    return corners
+    return np.stack([np.cos(angles + angle), np.sin(angles + angle)], axis=-1)

@@ -9,7 +9,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ..errors import UserError
-from .self_distillation import SelfDistillation
+from .self_distillation import SelfDistillation, check_settings
 
 
 @HOOKS.register_module()
@@ -31,8 +31,8 @@ class SkipAwareDistillationHook(Hook):
         mode: ``'joint'``: both passes in one forward, one backward.
 
     Raises:
-        UserError: at the start of the training, for an argument out of its range or a detector that cannot be
-            distilled.
+        UserError: for an argument out of its range; at the start of the training, for a level that does not exist or
+            a detector that cannot be distilled.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class SkipAwareDistillationHook(Hook):
             raise UserError(f"mode should be 'joint' in this version, but got {mode!r}")
         if warmup_iters < 0:
             raise UserError(f'warmup_iters should not be negative, but got {warmup_iters}')
+        check_settings(alpha, gt_weight, kd_weight, feature, temperature)
         self.warmup_iters = warmup_iters
         self.settings: dict[str, Any] = dict(
             alpha=alpha,

@@ -75,7 +75,7 @@ class SelfDistillation:
         temperature: float = 1.0,
         levels: Sequence[int] | None = None,
     ) -> None:
-        _check_arguments(alpha, gt_weight, kd_weight, feature, temperature)
+        check_settings(alpha, gt_weight, kd_weight, feature, temperature)
         self.detector = unwrap(detector)
         self.backbone = find_backbone(self.detector)
         self.super_net = SkipConfig.super_net(self.backbone.num_stages)
@@ -165,7 +165,8 @@ def _choose_levels(found: list[PyramidLevel], indices: Sequence[int] | None) -> 
     return [found[index] for index in indices]
 
 
-def _check_arguments(alpha: float, gt_weight: float, kd_weight: float, feature: str, temperature: float) -> None:
+def check_settings(alpha: float, gt_weight: float, kd_weight: float, feature: str, temperature: float) -> None:
+    """Raise a UserError for a setting of :class:`SelfDistillation` that is out of its range."""
     if not 0 <= alpha <= 1:
         raise UserError(f"alpha should be the super-net's share, 0 to 1, but got {alpha}")
     if gt_weight < 0 or kd_weight < 0 or gt_weight == kd_weight == 0:

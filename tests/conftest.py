@@ -1,0 +1,49 @@
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import ROOT, load_tool
+
+from adn_mmdet.datasets import make_shapes
+
+# Layers this narrow run no faster on two threads, and much slower where another process wants the core.
+torch.set_num_threads(1)
+
+DEMO_CONFIG = str(ROOT / 'configs' / 'mask_rcnn_r50_adn_shapes.py')
+
+
+@pytest.fixture(scope='session')
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generated data set of 16 + 6 images of 64×64."""
+    return make_shapes(tmp_path_factory.mktemp('shapes'), num_train=16, num_val=6, image_size=64)
+
+
+@pytest.fixture(scope='session')
+def tiny_options(shapes: Path) -> list[str]:
+    """What makes the demo a matter of seconds, as ``--cfg-options`` of the scripts."""
+    options = ['model.backbone.base_channels=8', 'model.neck.in_channels=[32,64,128,256]', 'train_dataloader.batch_size=2']
+    for split, loader in (('train', 'train_dataloader'), ('val', 'val_dataloader'), ('val', 'test_dataloader')):
+        options += [f'{loader}.dataset.data_root={shapes}/']
+    for evaluator in ('val_evaluator', 'test_evaluator'):
+        options += [f'{evaluator}.ann_file={shapes}/annotations/instances_val.json']
+    return ['--cfg-options', *options, 'train_cfg.max_iters=4', 'train_cfg.val_interval=4',
+            'default_hooks.checkpoint.interval=2', 'default_hooks.logger.interval=1']  # fmt: skip
+
+
+@pytest.fixture(scope='session')
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_options: list[str]) -> Path:
+    """The work folder of four iterations of the demo, with its checkpoints ``iter_2.pth`` and ``iter_4.pth``."""
+    work_dir = tmp_path_factory.mktemp('trained')
+    options = [*tiny_options, 'default_hooks.checkpoint.max_keep_ckpts=-1']
+    assert load_tool('train').main([DEMO_CONFIG, '--work-dir', str(work_dir), *options]) == 0
+    return work_dir
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path):
+    """Another working directory."""
+    before = os.getcwd()
+    os.chdir(tmp_path)
+    yield tmp_path
+    os.chdir(before)

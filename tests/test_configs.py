@@ -1,0 +1,65 @@
+import subprocess
+import sys
+
+import pytest
+from mmdet.registry import MODELS, TRANSFORMS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from tiny import ROOT
+
+from adn_mmdet import SkipConfig
+from adn_mmdet.evaluation import count_costs, default_input_size
+
+CONFIGS = sorted(path.stem for path in (ROOT / 'configs').glob('*.py'))
+TYPES = {'adn': 'AdaptiveDepthResNet', 'base': 'ShallowResNet'}
+
+
+def load(name):
+    init_default_scope('mmdet')
+    return Config.fromfile(str(ROOT / 'configs' / f'{name}.py'))
+
+
+def test_every_row_of_the_paper_has_its_config():
+    rows = {f'{net}_r50_{kind}' for net in ('faster_rcnn', 'mask_rcnn', 'retinanet') for kind in ('adn_1x', '1x', 'base_1x')}
+    assert {f'{row}_coco' for row in rows} <= set(CONFIGS)
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_model_and_pipelines_build_from_anywhere(name, elsewhere):
+    cfg = load(name)
+    detector = MODELS.build(cfg.model)
+    expected = next((type_ for part, type_ in TYPES.items() if f'_{part}_' in name), 'ResNet')
+    assert type(detector.backbone).__name__ == expected
+    has_hook = any(hook.type == 'SkipAwareDistillationHook' for hook in cfg.get('custom_hooks', []))
+    assert has_hook == (expected == 'AdaptiveDepthResNet')
+    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        for transform in cfg[loader].dataset.pipeline:
+            TRANSFORMS.build(transform)
+
+
+@pytest.mark.parametrize('name', [name for name in CONFIGS if name.endswith('_1x_coco')])
+def test_frozen_as_the_comparison_needs(name):
+    backbone = load(name).model.backbone
+    learns_both_norm_sets = '_tv_' in name
+    assert backbone.norm_eval is not learns_both_norm_sets
+    assert backbone.frozen_stages == (-1 if learns_both_norm_sets else 1)
+
+
+# facts of the paper, Table 5: GMACs of super-net and base-net at 1280×800
+@pytest.mark.parametrize('detector, super_net, base_net', [('faster_rcnn', 207.07, 175.66), ('mask_rcnn', 260.14, 228.73)])
+def test_cost_is_that_of_the_paper(detector, super_net, base_net):
+    cfg = load(f'{detector}_r50_adn_1x_coco')
+    assert default_input_size(cfg) == (800, 1280)
+    codes = [SkipConfig.super_net(4), SkipConfig.base_net(4)]
+    costs = [cost.gmacs for cost in count_costs(MODELS.build(cfg.model), codes, (800, 1280))]
+    assert costs == pytest.approx([super_net, base_net], rel=2e-3)
+
+
+def test_mmdets_own_api_needs_no_import_of_ours(elsewhere):
+    script = (
+        'from mmdet.apis import init_detector\n'
+        f'model = init_detector({str(ROOT / "configs" / "mask_rcnn_r50_adn_shapes.py")!r}, None, device="cpu")\n'
+        'print(type(model.backbone).__name__, model.backbone.skip)'
+    )
+    result = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, cwd=elsewhere)
+    assert 'AdaptiveDepthResNet FFFF' in result.stdout, result.stderr
