@@ -1,4 +1,5 @@
 """Packaging. mmcv, mmengine and mmdet are no hard requirements, as in OpenMMLab itself: see requirements/."""
+
 from setuptools import find_packages, setup
 
 setup(

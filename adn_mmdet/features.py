@@ -1,15 +1,17 @@
 """Neck features of several sub-networks of one detector, without its heads."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from mmdet.models.detectors import BaseDetector
 from torch import Tensor, nn
 
 from .backbones.adaptive_depth import Skip, find_backbone
 from .skip_config import SkipConfig
 
 
-def unwrap(model: nn.Module) -> nn.Module:
+def unwrap(model: nn.Module) -> BaseDetector:
     """The detector inside wrappers such as DDP, an EMA average or test-time augmentation."""
     while isinstance(inner := getattr(model, 'module', None), nn.Module):
         model = inner

@@ -1,4 +1,5 @@
 """What the scripts check before a run, so that a mistake is said at once and nothing is lost."""
+
 from __future__ import annotations
 
 import difflib
@@ -17,11 +18,11 @@ from .errors import UserError
 WEIGHTS_HELP = {
     'resnet50_adn_imagenet.pth': (
         'get the ADN ResNet-50 of the authors (github.com/wchkang/depth, "ImageNet") and save it there,\n'
-        'or start from torchvision\'s ResNet-50, which downloads itself: configs/*_adn_tv_1x_coco.py'
+        "or start from torchvision's ResNet-50, which downloads itself: configs/*_adn_tv_1x_coco.py"
     ),
     'resnet50_base_imagenet.pth': (
-        'train ShallowResNet(50, stage_blocks=(2, 2, 3, 2)) on ImageNet, with mmpretrain for example, and save it there,\n'
-        'or start from the same blocks of torchvision\'s ResNet-50: '
+        'train ShallowResNet(50, stage_blocks=(2, 2, 3, 2)) on ImageNet, as with mmpretrain, and save it there,\n'
+        "or start from the same blocks of torchvision's ResNet-50: "
         '--cfg-options model.backbone.init_cfg.checkpoint=torchvision://resnet50'
     ),
 }
@@ -62,7 +63,7 @@ def require_writable(folder: str | os.PathLike[str]) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UserError(f'cannot write to {folder} ({error.strerror}): give another --work-dir') from error
+        raise UserError(f'cannot write to {folder} ({error.strerror}): give another folder') from error
 
 
 def require_weights(cfg: Config) -> None:
@@ -73,7 +74,9 @@ def require_weights(cfg: Config) -> None:
     """
     for path in [cfg.get('load_from'), *_pretrained_files(cfg.model)]:
         if path and '://' not in path and not os.path.isfile(os.path.expanduser(path)):
-            raise UserError(f'there are no weights {path}: {WEIGHTS_HELP.get(os.path.basename(path), "check the path")}')
+            raise UserError(
+                f'there are no weights {path}: {WEIGHTS_HELP.get(os.path.basename(path), "check the path")}'
+            )
 
 
 def _pretrained_files(config: Any) -> Iterator[str]:

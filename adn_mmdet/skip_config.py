@@ -4,6 +4,7 @@ A code has one letter a stage, the first letter for stage 1: ``T`` (true) means 
 skippable sub-path is skipped, ``F`` (false) that it runs. Of a backbone with four stages, ``FFFF``
 is the super-net and ``TTTT`` the base-net; there are 2^4 sub-networks in all.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator

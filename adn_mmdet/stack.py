@@ -1,4 +1,5 @@
 """The version gate: which versions of mmcv, mmengine and mmdet go together, and what to run when they don't."""
+
 from __future__ import annotations
 
 import importlib
@@ -36,8 +37,7 @@ def diagnose(found: dict[str, str]) -> str | None:
     listed = ', '.join(f'{name} {number}' for name, number in found.items()) or 'none of them'
     if any(name in found for name in UPSTREAM) and any(name in found for name in ONEDL):
         return (
-            f'upstream and fork are both installed ({listed}) and overwrite each other: '
-            f'run `make clean`, then {SET_UP}'
+            f'upstream and fork are both installed ({listed}) and overwrite each other: run `make clean`, then {SET_UP}'
         )
     needed = ONEDL if any(name in found for name in ONEDL) else UPSTREAM
     fits = all(name in found and found[name] in SpecifierSet(spec) for name, spec in needed.items())

@@ -11,31 +11,33 @@ roi_layer = dict(sampling_ratio=1)
 # ResNet-50's blocks at a quarter of its width, the heads to match, and fewer RoIs.
 model = dict(
     backbone=dict(
-        type='AdaptiveDepthResNet', skip='FFFF', base_channels=16, frozen_stages=-1, norm_eval=False, init_cfg=None),
+        type='AdaptiveDepthResNet', skip='FFFF', base_channels=16, frozen_stages=-1, norm_eval=False, init_cfg=None
+    ),
     neck=dict(in_channels=[64, 128, 256, 512], out_channels=channels),
     rpn_head=dict(in_channels=channels, feat_channels=channels, anchor_generator=dict(scales=[4])),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=channels, roi_layer=roi_layer),
         bbox_head=dict(in_channels=channels, fc_out_channels=128, num_classes=len(classes)),
         mask_roi_extractor=dict(out_channels=channels, roi_layer=roi_layer),
-        mask_head=dict(in_channels=channels, conv_out_channels=channels, num_convs=2, num_classes=len(classes))),
+        mask_head=dict(in_channels=channels, conv_out_channels=channels, num_convs=2, num_classes=len(classes)),
+    ),
     train_cfg=dict(
-        rpn=dict(sampler=dict(num=64)),
-        rpn_proposal=dict(nms_pre=200, max_per_img=100),
-        rcnn=dict(sampler=dict(num=32))),
-    test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100), rcnn=dict(max_per_img=20)))
+        rpn=dict(sampler=dict(num=64)), rpn_proposal=dict(nms_pre=200, max_per_img=100), rcnn=dict(sampler=dict(num=32))
+    ),
+    test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100), rcnn=dict(max_per_img=20)),
+)
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(type='RandomFlip', prob=0.5),
-    dict(type='PackDetInputs')
+    dict(type='PackDetInputs'),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=image_size, keep_ratio=True),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))
+    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
 dataset = dict(type='CocoDataset', data_root=data_root, metainfo=dict(classes=classes))
 train_dataloader = dict(
@@ -47,7 +49,9 @@ train_dataloader = dict(
         data_prefix=dict(img='train/'),
         filter_cfg=dict(filter_empty_gt=False),
         pipeline=train_pipeline,
-        **dataset))
+        **dataset,
+    ),
+)
 val_dataloader = dict(
     batch_size=1,
     num_workers=0,
@@ -58,22 +62,23 @@ val_dataloader = dict(
         data_prefix=dict(img='val/'),
         test_mode=True,
         pipeline=test_pipeline,
-        **dataset))
+        **dataset,
+    ),
+)
 test_dataloader = val_dataloader
-val_evaluator = dict(
-    type='CocoMetric', ann_file=data_root + 'annotations/instances_val.json', metric=['bbox', 'segm'])
+val_evaluator = dict(type='CocoMetric', ann_file=data_root + 'annotations/instances_val.json', metric=['bbox', 'segm'])
 test_evaluator = val_evaluator
 
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=num_iters, val_interval=num_iters)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
-    type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05), clip_grad=dict(max_norm=10))
+    type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05), clip_grad=dict(max_norm=10)
+)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=num_iters, eta_min=0)
+    dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=num_iters, eta_min=0),
 ]
-default_hooks = dict(
-    logger=dict(interval=20), checkpoint=dict(by_epoch=False, interval=num_iters, max_keep_ckpts=1))
+default_hooks = dict(logger=dict(interval=20), checkpoint=dict(by_epoch=False, interval=num_iters, max_keep_ckpts=1))
 log_processor = dict(by_epoch=False)
 randomness = dict(seed=0)

@@ -22,13 +22,18 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope='session')
 def tiny_options(shapes: Path) -> list[str]:
     """What makes the demo a matter of seconds, as ``--cfg-options`` of the scripts."""
-    options = ['model.backbone.base_channels=8', 'model.neck.in_channels=[32,64,128,256]', 'train_dataloader.batch_size=2']
-    for split, loader in (('train', 'train_dataloader'), ('val', 'val_dataloader'), ('val', 'test_dataloader')):
-        options += [f'{loader}.dataset.data_root={shapes}/']
-    for evaluator in ('val_evaluator', 'test_evaluator'):
-        options += [f'{evaluator}.ann_file={shapes}/annotations/instances_val.json']
-    return ['--cfg-options', *options, 'train_cfg.max_iters=4', 'train_cfg.val_interval=4',
-            'default_hooks.checkpoint.interval=2', 'default_hooks.logger.interval=1']  # fmt: skip
+    options = {
+        'model.backbone.base_channels': 8,
+        'model.neck.in_channels': '[32,64,128,256]',
+        'train_dataloader.batch_size': 2,
+        'train_cfg.max_iters': 4,
+        'train_cfg.val_interval': 4,
+        'default_hooks.checkpoint.interval': 2,
+        'default_hooks.logger.interval': 1,
+        **{f'{split}_dataloader.dataset.data_root': f'{shapes}/' for split in ('train', 'val', 'test')},
+        **{f'{split}_evaluator.ann_file': f'{shapes}/annotations/instances_val.json' for split in ('val', 'test')},
+    }
+    return ['--cfg-options', *(f'{name}={value}' for name, value in options.items())]
 
 
 @pytest.fixture(scope='session')

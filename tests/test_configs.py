@@ -20,7 +20,9 @@ def load(name):
 
 
 def test_every_row_of_the_paper_has_its_config():
-    rows = {f'{net}_r50_{kind}' for net in ('faster_rcnn', 'mask_rcnn', 'retinanet') for kind in ('adn_1x', '1x', 'base_1x')}
+    rows = {
+        f'{net}_r50_{kind}' for net in ('faster_rcnn', 'mask_rcnn', 'retinanet') for kind in ('adn_1x', '1x', 'base_1x')
+    }
     assert {f'{row}_coco' for row in rows} <= set(CONFIGS)
 
 
@@ -46,7 +48,9 @@ def test_frozen_as_the_comparison_needs(name):
 
 
 # facts of the paper, Table 5: GMACs of super-net and base-net at 1280×800
-@pytest.mark.parametrize('detector, super_net, base_net', [('faster_rcnn', 207.07, 175.66), ('mask_rcnn', 260.14, 228.73)])
+@pytest.mark.parametrize(
+    'detector, super_net, base_net', [('faster_rcnn', 207.07, 175.66), ('mask_rcnn', 260.14, 228.73)]
+)
 def test_cost_is_that_of_the_paper(detector, super_net, base_net):
     cfg = load(f'{detector}_r50_adn_1x_coco')
     assert default_input_size(cfg) == (800, 1280)

@@ -26,7 +26,7 @@ def test_work_dir_and_options(tmp_path, elsewhere):
 
 def test_work_dir_that_cannot_be_written(tmp_path):
     (tmp_path / 'file').write_text('')
-    with pytest.raises(UserError, match='cannot write to .*file/out.*another --work-dir'):
+    with pytest.raises(UserError, match='cannot write to .*file/out.*another folder'):
         require_writable(tmp_path / 'file' / 'out')
 
 

@@ -30,7 +30,10 @@ def test_the_diagnosis_names_what_was_found_and_what_to_run(found, message, monk
 
 @pytest.mark.parametrize(
     'module, message',
-    [('cv2', 'libGL.*opencv-python-headless'), ('mmcv._ext', 'no compiled ops.*pip cache remove mmcv; make clean setup')],
+    [
+        ('cv2', 'libGL.*opencv-python-headless'),
+        ('mmcv._ext', 'no compiled ops.*pip cache remove mmcv; make clean setup'),
+    ],
 )
 def test_broken_libraries(module, message, monkeypatch):
     def import_module(name):

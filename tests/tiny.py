@@ -1,4 +1,5 @@
 """Tiny detectors and inputs: the real configs with narrow layers, for 64×64 images."""
+
 from __future__ import annotations
 
 import importlib.util
@@ -35,7 +36,9 @@ def tiny_config(detector: str = 'faster_rcnn', kind: str = 'adn', **backbone: An
     roi_head.bbox_head.update(in_channels=channels, fc_out_channels=32, num_classes=num_classes)
     if detector == 'mask_rcnn':
         roi_head.mask_roi_extractor.out_channels = channels
-        roi_head.mask_head.update(in_channels=channels, conv_out_channels=channels, num_convs=1, num_classes=num_classes)
+        roi_head.mask_head.update(
+            in_channels=channels, conv_out_channels=channels, num_convs=1, num_classes=num_classes
+        )
     return cfg
 
 

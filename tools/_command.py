@@ -1,4 +1,5 @@
 """What every script shares: what a user got wrong is one line and exit code 2, without a traceback."""
+
 from __future__ import annotations
 
 import functools

@@ -1,4 +1,5 @@
 """Time the backbone at several depths against stock ResNet, interleaved, and the switch of depths."""
+
 from __future__ import annotations
 
 import argparse
@@ -41,8 +42,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     functions |= {str(code): partial(adaptive, images, code) for code in codes}
     with torch.inference_mode():
         seconds = interleaved_medians(functions, args.rounds)
-    # A switch takes microseconds: far below a round of the above, so it is timed by the thousand.
-    switches = interleaved_medians({'set_skip': lambda: [adaptive.set_skip('TFTF') for _ in range(1000)]}, args.rounds)
+
+    def switch() -> None:  # microseconds, far below a round of the above: timed by the thousand
+        for _ in range(1000):
+            adaptive.set_skip('TFTF')
+
+    switches = interleaved_medians({'set_skip': switch}, args.rounds)
     reference = next(iter(seconds.values()))
     height, width = args.shape
     table = Table(title=f'{args.batch_size}×3×{height}×{width}, {device}, {torch.get_num_threads()} threads, '
@@ -50,9 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for column in ('backbone', 'ms', '/ stock', '/ first code'):
         table.add_column(column, justify='left' if column == 'backbone' else 'right')
     for name, value in seconds.items():
-        table.add_row(
-            name, f'{1e3 * value:.1f}', f'{value / reference:.3f}', f'{value / seconds[str(codes[0])]:.3f}'
-        )
+        table.add_row(name, f'{1e3 * value:.1f}', f'{value / reference:.3f}', f'{value / seconds[str(codes[0])]:.3f}')
     console = Console(file=sys.stdout)
     console.print(table)
     console.print(f'set_skip: {1e3 * switches["set_skip"]:.1f} µs')

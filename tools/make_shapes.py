@@ -1,40 +1,36 @@
-"""Write the generated shapes data set to a folder."""
+"""Generate the shapes data set: COCO-format images and instance masks, the same every time."""
+
+from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
-from adn_mmdet.datasets.shapes import CLASSES, make_shapes
+from _command import command
+
+from adn_mmdet.datasets import CLASSES, make_shapes
+from adn_mmdet.preflight import require_writable
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        argv: the arguments; None takes those of the process.
-
-    Returns:
-        The exit code: 0, or 2 if an argument is bad or the folder cannot be written.
-    """
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('out_dir', help='folder to write to, for example data/shapes')
     parser.add_argument('--num-train', type=int, default=600, help='training images')
     parser.add_argument('--num-val', type=int, default=60, help='validation images')
     parser.add_argument('--image-size', type=int, default=96, help='height and width in pixels')
     parser.add_argument('--seed', type=int, default=0, help='another seed gives other images')
-    args = parser.parse_args(argv)
-    try:
-        out_dir = make_shapes(**vars(args))
-    except (ValueError, OSError) as error:
-        print(f'make_shapes: {error}', file=sys.stderr)
-        return 2
+    return parser.parse_args(argv)
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    args = parse_args(argv)
+    require_writable(args.out_dir)
+    out_dir = make_shapes(**vars(args))
     print(
         f'{out_dir}: {args.num_train} train and {args.num_val} val images of {args.image_size} x '
         f'{args.image_size} px, seed {args.seed}, classes {", ".join(CLASSES)}'
     )
-    return 0
 
 
 if __name__ == '__main__':

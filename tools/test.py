@@ -1,4 +1,5 @@
 """Test a detector at one or more depths; mmdet's flags and --skip."""
+
 from __future__ import annotations
 
 import argparse
@@ -9,7 +10,7 @@ from _command import command
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmengine.config import DictAction
 
-from adn_mmdet import SkipConfig, UserError
+from adn_mmdet import UserError
 from adn_mmdet.evaluation import test_sub_nets
 from adn_mmdet.preflight import load_config
 
@@ -19,7 +20,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('config', help='config file, such as configs/mask_rcnn_r50_adn_1x_coco.py')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
-        '--skip', help='depths to test: a code (TTTT), a comma list of codes (FFFF,TTTT), or all; default the config\'s'
+        '--skip', help="depths to test: a code (TTTT), a comma list of codes (FFFF,TTTT), or all; default the config's"
     )
     parser.add_argument('--work-dir', help='where sub_nets.json and logs go; default work_dirs/<config name>')
     parser.add_argument('--out', help='dump predictions to this .pkl file (of several depths: one file each)')

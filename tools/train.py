@@ -1,4 +1,5 @@
 """Train a detector; mmdet's flags."""
+
 from __future__ import annotations
 
 import argparse

@@ -4,6 +4,7 @@ A backbone of N stages holds 2^N sub-networks of one set of weights (arXiv 2312.
 mandatory sub-path followed by a skippable one. The mandatory sub-path may hold two sets of norms: the second
 (``*_skip``) is used when its stage is skipped (skip-aware norms, section 3.3).
 """
+
 from __future__ import annotations
 
 import warnings
@@ -11,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -44,6 +45,10 @@ class AdaptiveDepthBackbone(nn.Module):
     num_stages: int
     #: Norms whose weights were cloned at the last load, hence never trained with their stage skipped.
     num_untrained_norms: int = 0
+
+    if TYPE_CHECKING:  # layers are attributes that torch finds by name
+
+        def __getattr__(self, name: str) -> Any: ...
 
     @property
     def skip(self) -> SkipConfig:

@@ -1,4 +1,5 @@
-"""ResNet backbones: any-depth (AdaptiveDepthResNet) and of chosen blocks a stage (ShallowResNet, the paper's R50-Base)."""
+"""ResNet backbones: of any depth (AdaptiveDepthResNet), and of chosen blocks a stage (ShallowResNet)."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ class AdaptiveDepthBottleneck(Bottleneck):
     has_skip_norms = False
 
     def add_skip_norms(self) -> None:
-        """Add the second set of norms, named as in the authors' checkpoints: ``bn1_skip``, ``bn2_skip``, ``bn3_skip``."""
+        """Add the second set of norms, named as in the authors' checkpoints (``bn1_skip`` …)."""
         for norm in NORMS:
             name = getattr(self, f'{norm}_name')
             _, twin = build_norm_layer(self.norm_cfg, self.planes * (self.expansion if norm == 'norm3' else 1))

@@ -1,4 +1,4 @@
 from .loading import load_for_testing, read_weights
-from .safe_loading import load_file
+from .safe_loading import load_from_local
 
-__all__ = ['load_file', 'load_for_testing', 'read_weights']
+__all__ = ['load_from_local', 'load_for_testing', 'read_weights']

@@ -1,4 +1,5 @@
 """Strict loading of a detector's weights for testing: what does not fit is an error, not a warning."""
+
 from __future__ import annotations
 
 import os
@@ -11,7 +12,7 @@ from ..backbones.adaptive_depth import AdaptiveDepthBackbone
 from ..errors import UserError
 from ..features import unwrap
 from ..skip_config import SkipConfig
-from .safe_loading import load_file
+from .safe_loading import load_from_local
 
 
 def read_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -50,7 +51,7 @@ def load_for_testing(
         UserError: the file cannot be read, or its weights do not fit; says which.
     """
     detector = unwrap(model)
-    weights = read_weights(load_file(path, map_location='cpu'))
+    weights = read_weights(load_from_local(path, map_location='cpu'))
     own = detector.state_dict()
     misshapen = [key for key in own if key in weights and weights[key].shape != own[key].shape]
     if misshapen:

@@ -2,8 +2,9 @@
 
 mmengine pickles its log history into checkpoints, which torch >= 2.6 refuses to load by default; the maintained fork
 then falls back to unpickling anything. Importing this module replaces mmengine's loader of local files by
-:func:`load_file` on both, so that ``--resume``, ``init_detector`` and ``DetInferencer`` load through it.
+:func:`load_from_local` on both, so that ``--resume``, ``init_detector`` and ``DetInferencer`` load through it.
 """
+
 from __future__ import annotations
 
 import os
@@ -40,7 +41,7 @@ def _allow_list() -> list[Any]:
     return [HistoryBuffer, np.ndarray, np.dtype, *dtypes, *by_name, (history_buffer_method, 'builtins.getattr')]
 
 
-def load_file(path: str | os.PathLike[str], map_location: Any = None) -> dict[str, Any]:
+def load_from_local(path: str | os.PathLike[str], map_location: Any = None) -> dict[str, Any]:
     """Read a local checkpoint.
 
     Args:
@@ -78,4 +79,4 @@ def _refusal(path: str, reason: str) -> str:
     )
 
 
-CheckpointLoader.register_scheme('', load_file, force=True)
+CheckpointLoader.register_scheme('', load_from_local, force=True)

@@ -22,6 +22,7 @@ MIN_IMAGE_SIZE = 32
 MAX_SHAPES = 5
 EMPTY_EVERY = 16
 DIAMETER_SHARES = (0.18, 0.6)  # of the image size
+MAX_TILT = np.pi / 8  # enough to be seen, too little to make the classes hard to tell apart
 MIN_VISIBLE_SHARE = 0.4
 MIN_VISIBLE_AREA = 25  # px
 SUBPIXEL_BITS = 4
@@ -86,7 +87,7 @@ def _make_info(**parameters: int) -> dict[str, Any]:
         lowest = lowest_values[name]
         if not isinstance(value, int) or value < lowest:
             raise UserError(f'{name} is {value!r}, but must be a whole number of at least {lowest}')
-    return {'description': DESCRIPTION, 'version': '2', 'parameters': parameters}
+    return {'description': DESCRIPTION, 'version': '3', 'parameters': parameters}
 
 
 def _read_held(path: Path) -> dict[str, Any]:
@@ -111,9 +112,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     os.replace(partial_path, path)
 
 
-def _write_images(
-    split_dir: Path, count: int, image_size: int, seeds: tuple[int, int]
-) -> dict[str, Any]:
+def _write_images(split_dir: Path, count: int, image_size: int, seeds: tuple[int, int]) -> dict[str, Any]:
     """Draw and write the images of a split.
 
     Args:
@@ -140,16 +139,11 @@ def _write_images(
         file_name = f'{index + 1:06d}.png'
         if not cv2.imwrite(str(split_dir / file_name), pixels):
             raise OSError(f'{split_dir / file_name} could not be written')
-        images.append(
-            {'id': index + 1, 'file_name': file_name, 'height': image_size, 'width': image_size}
-        )
+        images.append({'id': index + 1, 'file_name': file_name, 'height': image_size, 'width': image_size})
         for label, visible in shapes:
             ids = {'id': len(annotations) + 1, 'image_id': index + 1, 'category_id': label + 1}
             annotations.append({**ids, **_annotate(visible)})
-    categories = [
-        {'id': label + 1, 'name': name, 'supercategory': 'shape'}
-        for label, name in enumerate(CLASSES)
-    ]
+    categories = [{'id': label + 1, 'name': name, 'supercategory': 'shape'} for label, name in enumerate(CLASSES)]
     return {
         'licenses': [],
         'images': images,
@@ -233,7 +227,7 @@ def _place_shape(rng: np.random.Generator, class_name: str, image_size: int) -> 
     smallest, largest = (share * image_size for share in DIAMETER_SHARES)
     radius = rng.uniform(smallest, largest) / 2
     centre = rng.uniform(0.7 * radius, image_size - 0.7 * radius, 2)
-    angle = rng.uniform(0, 2 * np.pi)
+    angle = rng.uniform(-MAX_TILT, MAX_TILT)
     corners = centre + radius * _unit_corners(class_name, angle, rng.uniform(0.6, 1))
     mask = np.zeros((image_size, image_size), np.uint8)
     fixed_point = np.round(corners * 2**SUBPIXEL_BITS).astype(np.int32)

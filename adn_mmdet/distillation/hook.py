@@ -1,4 +1,5 @@
 """SkipAwareDistillationHook: puts self-distillation on a detector for the length of a training."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence

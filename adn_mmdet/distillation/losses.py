@@ -5,6 +5,7 @@ a scalar in float32, whatever the precision of the pass. The super-net is the te
 features. With p and q the softmax of the super-net's and of the base-net's feature over the entries i, at temperature
 T, KL(p ‖ q) = Σ_i p_i · (log p_i − log q_i) (arXiv 2312.16392, Algorithm 1).
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -4,6 +4,7 @@ It knows detectors, not runners: :class:`SelfDistillation` takes the place of a 
 so that both passes happen inside one forward and are followed by one backward. Distributed training, mixed precision,
 gradient accumulation and clipping therefore stay MMEngine's own.
 """
+
 from __future__ import annotations
 
 import inspect
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from mmdet.models.detectors import BaseDetector
 from torch import Tensor, nn
 
 from ..backbones.adaptive_depth import find_backbone
@@ -40,8 +42,8 @@ class SelfDistillation:
 
     loss = α·L(super) + (1−α)·[gt_weight·L(base) + kd_weight·T²·Σ_level KL(super ‖ base)]
 
-    Calling it with ``mode='loss'`` gives the dict below; every entry is weighted already, so that their sum is the loss.
-    Any other mode is the detector's own forward.
+    Calling it with ``mode='loss'`` gives the dict below, whose entries are weighted already: their sum is the loss. Any
+    other mode is the detector's own forward.
 
     ==================  =============================================================================================
     ``super.loss_*``    the detector's losses at the super-net, times α
@@ -130,7 +132,7 @@ class SelfDistillation:
         }
 
 
-def pyramid_levels(detector: nn.Module) -> list[PyramidLevel]:
+def pyramid_levels(detector: BaseDetector) -> list[PyramidLevel]:
     """The outputs of a detector's neck, found by one pass over a blank image.
 
     Raises:
@@ -138,7 +140,8 @@ def pyramid_levels(detector: nn.Module) -> list[PyramidLevel]:
     """
     if getattr(detector, 'neck', None) is None:
         raise UserError(
-            f'{type(detector).__name__} has no neck: the distillation compares the outputs of one, such as dict(type="FPN")'
+            f'{type(detector).__name__} has no neck: the distillation compares the outputs of one, '
+            'such as dict(type="FPN")'
         )
     size = 256  # large enough that strides up to 256 can be told apart
     parameter = next(detector.parameters())

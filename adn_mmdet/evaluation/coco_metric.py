@@ -1,4 +1,5 @@
 """CocoMetric with unrounded results, so that close sub-networks can be ranked."""
+
 from __future__ import annotations
 
 import contextlib
@@ -22,6 +23,9 @@ class ExactCocoMetric(CocoMetric):
     mmdet rounds to 3 decimals and stops at a detector that finds nothing; here such a detector has AP 0. Results are
     named as mmdet's (``bbox_mAP``, ``bbox_mAP_50``, …, ``bbox_AR@100``, …); NaN stands for a size without objects.
     """
+
+    cat_ids: list[int] | None
+    img_ids: list[int] | None
 
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:
         """Evaluate ``(ground truth, prediction)`` pairs, one an image."""

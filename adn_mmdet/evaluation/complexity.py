@@ -2,6 +2,7 @@
 
 One MAC is one multiplication and one addition; the detection literature calls MACs "FLOPs".
 """
+
 from __future__ import annotations
 
 import math

@@ -1,4 +1,5 @@
 """Times functions against each other: interleaved in one run, because machines are noisy."""
+
 from __future__ import annotations
 
 import time

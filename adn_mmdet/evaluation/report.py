@@ -1,4 +1,5 @@
 """Results of sub-networks as a JSON file, a table, a plot and a picture."""
+
 from __future__ import annotations
 
 import json
@@ -7,12 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import imread
 from rich.console import Console
 from rich.table import Table
+
+from ..errors import UserError
 
 Row = dict[str, Any]
 SCHEMA = 1
@@ -92,7 +95,9 @@ def plot_accuracy_against_cost(rows: Sequence[Row], path: str | os.PathLike[str]
     figure = Figure(figsize=(7 * len(metrics), 5), layout='tight')
     axes = figure.subplots(1, len(metrics), squeeze=False)
     for axis, metric in zip(axes[0], metrics):
-        points = sorted((row['gmacs'], 100 * row[metric], row['skip'] or 'net') for row in rows if metric in row)
+        points = sorted(
+            (row['gmacs'], 100 * row[metric], row['skip'] or 'net') for row in rows if row.get(metric) is not None
+        )
         axis.plot([x for x, _, _ in points], [y for _, y, _ in points], 'o', color='black', markersize=4)
         _label_points(axis, points)
         axis.set_xlabel('GMACs an image')
@@ -116,20 +121,56 @@ def _label_points(axis: Axes, points: Sequence[tuple[float, float, str]]) -> Non
         )
 
 
-def side_by_side(folders: Sequence[Path], names: Sequence[str], labels: Sequence[str], path: Path) -> None:
-    """Put pictures of the same names from several folders side by side, one row a name.
-
-    Args:
-        folders: one folder of pictures a column.
-        names: file names, one a row; their pictures have one size.
-        labels: what to write above each column.
-        path: the picture to write.
-    """
-    figure = Figure(figsize=(3 * len(folders), 3 * len(names)), layout='compressed')
+def side_by_side(folders: Sequence[Path], names: Sequence[str], path: str | os.PathLike[str]) -> None:
+    """Put pictures of the same names from several folders side by side, a row a name and a column a folder."""
+    figure = Figure(figsize=(4 * len(folders), 2 * len(names)), layout='compressed')
     axes = figure.subplots(len(names), len(folders), squeeze=False)
     for row, name in zip(axes, names):
-        for axis, folder, label in zip(row, folders, labels):
-            axis.imshow(cv2.cvtColor(cv2.imread(str(folder / name)), cv2.COLOR_BGR2RGB))
+        for axis, folder in zip(row, folders):
+            axis.imshow(imread(folder / name))
             axis.set_axis_off()
-            axis.set_title(label if name == names[0] else '', fontsize=9)
+            axis.set_title(folder.name if name == names[0] else '', fontsize=10)
     figure.savefig(path, dpi=120)
+
+
+def write_report(
+    work_dir: str | os.PathLike[str], pictures: str | os.PathLike[str] | None = None, num_pictures: int = 4
+) -> Path:
+    """Write ``report.md`` with the table, a plot, and predictions of super-net and base-net side by side.
+
+    Args:
+        work_dir: where ``sub_nets.json`` is, and where the report goes.
+        pictures: the folder that ``tools/test.py --show-dir`` painted, with a folder a code in it.
+        num_pictures: how many images to show.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        UserError: there are no results.
+    """
+    folder = Path(work_dir)
+    if not (folder / FILE_NAME).is_file():
+        raise UserError(f'there is no {folder / FILE_NAME}: run tools/test.py with --work-dir {folder} first')
+    content = json.loads((folder / FILE_NAME).read_text())
+    run, rows = content['run'], content['rows']
+    height, width = run['input_size']
+    plot_accuracy_against_cost(rows, folder / 'accuracy_cost.png')
+    lines = [
+        f'# {run["name"]}',
+        f'{run["num_images"]} images; AP in percent; costs for one image of {height}×{width} pixels.',
+        markdown_table(rows),
+        '![AP against cost](accuracy_cost.png)',
+    ]
+    codes = [row['skip'] for row in rows if row['skip']]
+    columns = [Path(pictures) / code for code in dict.fromkeys((codes[0], codes[-1]))] if pictures and codes else []
+    if columns and all(column.is_dir() for column in columns):
+        names = sorted(path.name for path in columns[0].iterdir())[:num_pictures]
+        side_by_side(columns, names, folder / 'predictions.png')
+        lines += [
+            f'Truth and predictions of {" and ".join(column.name for column in columns)}, each beside the other:',
+            '![predictions](predictions.png)',
+        ]
+    report = folder / 'report.md'
+    report.write_text('\n\n'.join(lines) + '\n', encoding='utf-8')
+    return report

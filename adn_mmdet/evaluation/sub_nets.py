@@ -1,4 +1,5 @@
 """Tests the sub-networks of one detector over one data loader, one row of results each."""
+
 from __future__ import annotations
 
 import contextlib
@@ -32,9 +33,7 @@ class ProgressHook(Hook):
         self.progress.advance(self.task)
 
 
-def iterate_sub_nets(
-    runner: Runner, codes: Sequence[SkipConfig] | None, input_size: tuple[int, int]
-) -> Iterator[Row]:
+def iterate_sub_nets(runner: Runner, codes: Sequence[SkipConfig] | None, input_size: tuple[int, int]) -> Iterator[Row]:
     """Test each sub-network and yield its row as soon as it is known.
 
     Args:

@@ -1,10 +1,10 @@
 """One test run: a config and a checkpoint at one or more depths, to rows in ``WORK_DIR/sub_nets.json``."""
+
 from __future__ import annotations
 
 import hashlib
 import os
 from pathlib import Path
-from typing import Any
 
 from mmdet.evaluation import DumpDetResults
 from mmdet.registry import MODELS
@@ -128,5 +128,8 @@ def _use_tta(cfg: Config) -> None:
 
 
 def _sha256(path: str | os.PathLike[str]) -> str:
+    digest = hashlib.sha256()
     with open(path, 'rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

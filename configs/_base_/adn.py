@@ -8,7 +8,8 @@ adn_r50_backbone = dict(
     skip='FFFF',
     frozen_stages=1,
     norm_eval=True,
-    init_cfg=dict(type='Pretrained', checkpoint='pretrained/resnet50_adn_imagenet.pth'))
+    init_cfg=dict(type='Pretrained', checkpoint='pretrained/resnet50_adn_imagenet.pth'),
+)
 
 # From torchvision's ResNet-50, which has no second set of norms: both sets learn, so nothing is frozen.
 adn_r50_tv_backbone = dict(
@@ -16,4 +17,5 @@ adn_r50_tv_backbone = dict(
     skip='FFFF',
     frozen_stages=-1,
     norm_eval=False,
-    init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet50'))
+    init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet50'),
+)

@@ -1,5 +1,4 @@
 import copy
-import itertools
 import pickle
 import threading
 
@@ -102,7 +101,7 @@ def test_initial_weights_are_those_of_stock(zero_init):
 
 def test_norms_of_the_other_set_are_untouched():
     backbone = narrow().train()
-    for code, other in itertools.permutations(['FFFF', 'TTTT'], 2):
+    for code in ('FFFF', 'TTTT'):
         before = copy.deepcopy(backbone.state_dict())
         backbone(images(), code)
         moved = {key for key, value in backbone.state_dict().items() if not torch.equal(value, before[key])}
@@ -245,7 +244,9 @@ def test_options_of_mmdet_keep_working(options):
 
 def test_frozen_stages_and_norm_eval():
     backbone = narrow(frozen_stages=1, norm_eval=True).train()
-    assert not any(p.requires_grad for name, p in backbone.named_parameters() if name.startswith(('conv1', 'bn1', 'layer1')))
+    assert not any(
+        p.requires_grad for name, p in backbone.named_parameters() if name.startswith(('conv1', 'bn1', 'layer1'))
+    )
     assert all(p.requires_grad for name, p in backbone.named_parameters() if name.startswith('layer2'))
     assert not any(m.training for m in backbone.modules() if isinstance(m, torch.nn.BatchNorm2d))
     assert backbone.eval() is backbone and backbone.train() is backbone

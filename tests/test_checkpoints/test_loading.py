@@ -74,7 +74,9 @@ def test_one_missing_skip_norm_is_named(save, detector):
 def test_another_number_of_classes_is_an_error(save):
     cfg = tiny_config()
     cfg.model.roi_head.bbox_head.num_classes = 5
-    with pytest.raises(UserError, match=r'fc_cls.weight has shape \(4, 32\) but the config wants \(6, 32\).*num_classes'):
+    with pytest.raises(
+        UserError, match=r'fc_cls.weight has shape \(4, 32\) but the config wants \(6, 32\).*num_classes'
+    ):
         load_for_testing(build(cfg), save(), allow_mismatch=True)
 
 

@@ -9,7 +9,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 
 from adn_mmdet import UserError
-from adn_mmdet.checkpoints import load_file
+from adn_mmdet.checkpoints import load_from_local
 
 
 class Crafted:
@@ -41,7 +41,7 @@ def test_a_crafted_pickle_is_refused_and_nothing_in_it_runs(tmp_path, call):
     path = tmp_path / 'crafted.pth'
     torch.save({'state_dict': {}, 'meta': payload}, path)
     with pytest.raises(UserError, match='was refused: it holds .*could run code; nothing in it has run'):
-        load_file(path)
+        load_from_local(path)
     with pytest.raises(UserError, match='was refused'):  # the way of --resume, init_detector and DetInferencer
         CheckpointLoader.load_checkpoint(str(path), map_location='cpu')
     assert not witness.exists()
@@ -53,24 +53,26 @@ def test_a_truncated_file_is_said_to_be_incomplete(tmp_path, trained, keep):
     path = tmp_path / 'cut.pth'
     path.write_bytes(content[: int(len(content) * keep) if isinstance(keep, float) else keep])
     with pytest.raises(UserError, match='use the previous one'):
-        load_file(path)
+        load_from_local(path)
 
 
-@pytest.mark.parametrize('content', [b'<html>404</html>', b'\x80\x02.', pickle.dumps([1])], ids=['html', 'pickle', 'list'])
+@pytest.mark.parametrize(
+    'content', [b'<html>404</html>', b'\x80\x02.', pickle.dumps([1])], ids=['html', 'pickle', 'list']
+)
 def test_what_is_no_checkpoint(tmp_path, content):
     path = tmp_path / 'other.pth'
     path.write_bytes(content)
     with pytest.raises(UserError, match='other.pth'):
-        load_file(path)
+        load_from_local(path)
 
 
 def test_other_contents(tmp_path):
     with pytest.raises(UserError, match='there is no checkpoint .*none.pth'):
-        load_file(tmp_path / 'none.pth')
+        load_from_local(tmp_path / 'none.pth')
     torch.save([1], tmp_path / 'list.pth')
     with pytest.raises(UserError, match='holds a list, not a checkpoint'):
-        load_file(tmp_path / 'list.pth')
+        load_from_local(tmp_path / 'list.pth')
     with zipfile.ZipFile(tmp_path / 'archive.pth', 'w') as archive:
         archive.writestr('readme', 'no weights')
     with pytest.raises(UserError, match='no checkpoint'):
-        load_file(tmp_path / 'archive.pth')
+        load_from_local(tmp_path / 'archive.pth')

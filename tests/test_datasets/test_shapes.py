@@ -2,7 +2,6 @@
 
 import json
 import re
-import runpy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
+from tiny import load_tool
 
 from adn_mmdet.datasets.shapes import CLASSES, MIN_VISIBLE_AREA, make_shapes
 
@@ -112,9 +112,7 @@ def test_shapes_occlude_one_another(coco: COCO) -> None:
     def touches_another(annotation: dict[str, Any]) -> bool:
         grown = cv2.dilate(coco.annToMask(annotation), np.ones((3, 3), np.uint8))
         others = coco.imgToAnns[annotation['image_id']]
-        return any(
-            (grown & coco.annToMask(other)).any() for other in others if other is not annotation
-        )
+        return any((grown & coco.annToMask(other)).any() for other in others if other is not annotation)
 
     assert np.mean([touches_another(annotation) for annotation in coco.anns.values()]) > 0.4
 
@@ -137,9 +135,7 @@ def test_second_call_rewrites_nothing(tmp_path: Path) -> None:
     assert _times(tmp_path) == before
 
 
-@pytest.mark.parametrize(
-    'change', [{'num_train': 4}, {'num_val': 5}, {'image_size': 64}, {'seed': 1}]
-)
+@pytest.mark.parametrize('change', [{'num_train': 4}, {'num_val': 5}, {'image_size': 64}, {'seed': 1}])
 def test_changed_arguments_replace_the_set(tmp_path: Path, change: dict[str, int]) -> None:
     arguments = SMALL | change
     make_shapes(tmp_path / 'changed', **SMALL)
@@ -205,7 +201,7 @@ def test_smallest_size_works(tmp_path: Path) -> None:
 
 @pytest.fixture(scope='module')
 def tool_main() -> Callable[[Sequence[str]], int]:
-    return runpy.run_path(str(Path(__file__).parents[2] / 'tools' / 'make_shapes.py'))['main']
+    return load_tool('make_shapes').main
 
 
 def test_tool_writes_a_set(
@@ -223,11 +219,9 @@ def test_tool_refuses_a_bad_value_in_one_line(
     assert tool_main([str(tmp_path), '--num-val', '0']) == 2
     captured = capsys.readouterr()
     assert captured.out == ''
-    assert re.fullmatch(r'make_shapes: num_val is 0, but .*\n', captured.err)
+    assert re.fullmatch(r'error: num_val is 0, but .*\n', captured.err)
 
 
-def test_tool_refuses_a_folder_that_is_a_file(
-    tool_main: Callable[[Sequence[str]], int], tmp_path: Path
-) -> None:
+def test_tool_refuses_a_folder_that_is_a_file(tool_main: Callable[[Sequence[str]], int], tmp_path: Path) -> None:
     (tmp_path / 'file').touch()
     assert tool_main([str(tmp_path / 'file'), '--num-train', '1']) == 2

@@ -95,7 +95,11 @@ def test_training_with_an_average_beside_it(shapes, tmp_path):
     assert witness.copies == 2
     assert 'forward' not in vars(runner.model) and str(runner.model.backbone.skip) == 'FFFF'
     moved = {key for key, value in runner.model.state_dict().items() if not torch.equal(value, before[key])}
-    assert {'backbone.layer1.0.bn1.weight', 'backbone.layer1.0.bn1_skip.weight', 'backbone.layer4.2.conv1.weight'} <= moved
+    assert {
+        'backbone.layer1.0.bn1.weight',
+        'backbone.layer1.0.bn1_skip.weight',
+        'backbone.layer4.2.conv1.weight',
+    } <= moved
     checkpoint = torch.load(tmp_path / 'iter_2.pth', weights_only=False)
     assert checkpoint['state_dict'].keys() == runner.model.state_dict().keys()  # no feature, no hook in it
     assert 'ema_state_dict' in checkpoint

@@ -1,0 +1,35 @@
+# Set-up, demo and tests in one command each: `make demo`, `make test`. They set up what they need.
+REQUIREMENTS ?= requirements/openmmlab.txt
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+READY := $(VENV)/.ready
+DEMO := work_dirs/demo
+CONFIG := configs/mask_rcnn_r50_adn_shapes.py
+
+.PHONY: setup demo test lint clean
+.DELETE_ON_ERROR:
+
+setup: $(READY)
+	@$(PYTHON) -m adn_mmdet.stack
+
+# mmcv is built last and without isolation: under isolation it finds no torch and silently leaves its ops out.
+$(READY): $(REQUIREMENTS) setup.py
+	@bash requirements/install.sh $(VENV) $(REQUIREMENTS)
+	@touch $@
+
+demo: $(READY)
+	$(PYTHON) tools/make_shapes.py data/shapes
+	$(PYTHON) tools/train.py $(CONFIG) --work-dir $(DEMO)
+	$(PYTHON) tools/test.py $(CONFIG) "$$(cat $(DEMO)/last_checkpoint)" --skip all --work-dir $(DEMO) --show-dir $(DEMO)/pictures
+	$(PYTHON) tools/report.py $(DEMO) --pictures $(DEMO)/pictures
+
+test: $(READY)
+	$(PYTHON) -m pytest
+
+lint: $(READY)
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+
+clean:
+	rm -rf $(VENV)

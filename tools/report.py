@@ -1,0 +1,28 @@
+"""Write the report of a test run: its table, AP against cost, and predictions side by side."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from _command import command
+
+from adn_mmdet.evaluation.report import write_report
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('work_dir', help='the work folder of tools/test.py, with sub_nets.json in it')
+    parser.add_argument('--pictures', help='the --show-dir of tools/test.py')
+    return parser.parse_args(argv)
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    args = parse_args(argv)
+    print(write_report(args.work_dir, args.pictures))
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())
