@@ -20,7 +20,8 @@ $(READY): $(REQUIREMENTS) setup.py
 demo: $(READY)
 	$(PYTHON) tools/make_shapes.py data/shapes
 	$(PYTHON) tools/train.py $(CONFIG) --work-dir $(DEMO)
-	$(PYTHON) tools/test.py $(CONFIG) "$$(cat $(DEMO)/last_checkpoint)" --skip all --work-dir $(DEMO) --show-dir $(DEMO)/pictures
+	$(PYTHON) tools/test.py $(CONFIG) "$$(cat $(DEMO)/last_checkpoint)" --skip FFFF,TTTT --work-dir $(DEMO) --show-dir $(DEMO)/pictures
+	$(PYTHON) tools/test.py $(CONFIG) "$$(cat $(DEMO)/last_checkpoint)" --skip all --work-dir $(DEMO)
 	$(PYTHON) tools/report.py $(DEMO) --pictures $(DEMO)/pictures
 
 test: $(READY)

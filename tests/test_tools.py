@@ -95,6 +95,18 @@ def test_the_depth_is_really_switched(test_main, checkpoint, tiny_options, tmp_p
     assert str(model.backbone.skip) == 'TTTT'
 
 
+def test_an_average_of_weights_beside_it_changes_nothing(test_main, checkpoint, tiny_options, tmp_path):
+    cfg = Config.fromfile(DEMO_CONFIG)
+    cfg.custom_hooks = [*cfg.custom_hooks, dict(type='EMAHook')]
+    cfg.dump(tmp_path / 'average.py')
+    rows = []
+    for config in (DEMO_CONFIG, str(tmp_path / 'average.py')):
+        work_dir = tmp_path / 'runs' / config.rpartition('/')[2]
+        assert test_main([config, checkpoint, '--skip', 'FFFF,TTTT', '--work-dir', str(work_dir), *tiny_options]) == 0
+        rows.append(results(work_dir)['rows'])
+    assert rows[0] == rows[1]
+
+
 def test_mmdets_own_test_script_reads_the_dumped_config(checkpoint, tiny_options, tmp_path):
     import mmdet
 

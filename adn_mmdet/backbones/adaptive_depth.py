@@ -2,7 +2,7 @@
 
 A backbone of N stages holds 2^N sub-networks of one set of weights (arXiv 2312.16392, section 3). Every stage is a
 mandatory sub-path followed by a skippable one. The mandatory sub-path may hold two sets of norms: the second
-(``*_skip``) is used when its stage is skipped (skip-aware norms, section 3.3).
+(``*_skip``) is used when its stage is skipped (skip-aware norms).
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ _ACTIVE_SKIPS: ContextVar[Mapping[int, SkipConfig]] = ContextVar('active_skips',
 def num_mandatory(num_blocks: int) -> int:
     """How many of a stage's residual blocks are mandatory: the first half, rounded up, but never all.
 
-    ResNet-50's [3, 4, 6, 3] gives [2, 2, 3, 2] and ResNet-101's [3, 4, 23, 3] gives [2, 2, 12, 2]
-    (arXiv 2312.16392, Table 1).
+    ResNet-50's [3, 4, 6, 3] gives [2, 2, 3, 2] and ResNet-101's [3, 4, 23, 3] gives [2, 2, 12, 2].
     """
     return min(num_blocks - 1, (num_blocks + 1) // 2)
 

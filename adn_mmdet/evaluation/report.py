@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ..errors import UserError
+from .sub_nets import Row
 
-Row = dict[str, Any]
 SCHEMA = 1
 FILE_NAME = 'sub_nets.json'
 COLUMNS = {
@@ -35,7 +35,8 @@ def add_row(work_dir: str | os.PathLike[str], run: dict[str, Any], row: Row) -> 
 
     Args:
         work_dir: where the file is.
-        run: what the numbers depend on; rows of another run are dropped.
+        run: what the numbers depend on (hashes, classes, …), beside ``name`` and ``config``; rows of another run are
+            dropped.
         row: ``skip``, metrics (fractions of 1, unrounded; None where a size has no object) and costs.
 
     Returns:
@@ -43,13 +44,17 @@ def add_row(work_dir: str | os.PathLike[str], run: dict[str, Any], row: Row) -> 
     """
     path = Path(work_dir) / FILE_NAME
     held = json.loads(path.read_text()) if path.exists() else {}
-    is_same_run = held.get('schema') == SCHEMA and held.get('run') == run
+    is_same_run = held.get('schema') == SCHEMA and _without_names(held['run']) == _without_names(run)
     rows = [other for other in held['rows'] if other['skip'] != row['skip']] if is_same_run else []
     rows = sorted([*rows, row], key=lambda entry: entry['skip'] or '')
     partial = path.with_suffix('.part')  # so that a run that is cut off leaves the earlier rows whole
     partial.write_text(json.dumps({'schema': SCHEMA, 'run': run, 'rows': rows}, indent=2))
     os.replace(partial, path)
     return rows
+
+
+def _without_names(run: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in run.items() if key not in ('name', 'config')}
 
 
 def _cells(row: Row, names: Sequence[str]) -> list[str]:

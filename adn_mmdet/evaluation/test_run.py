@@ -18,8 +18,8 @@ from ..errors import UserError
 from ..preflight import annotation_file, coco_dataset, require_data
 from ..skip_config import SkipConfig
 from .complexity import default_input_size
-from .report import Row, add_row, print_table
-from .sub_nets import iterate_sub_nets
+from .report import add_row, print_table
+from .sub_nets import Row, iterate_sub_nets
 
 
 def test_sub_nets(

@@ -34,10 +34,13 @@ def test_parameters_are_those_of_the_nets_they_stand_for():
     assert super_net.params_held_m == base_net.params_held_m == held
 
 
-def test_sixteen_depths_have_eight_costs():
-    # A skipped block saves the same in every stage; stages 1 to 4 have 1, 2, 3 and 1 of them.
-    costs = count_costs(build(tiny_config()), CODES, (64, 64))
-    assert len({cost.gmacs for cost in costs}) == 8
+def test_every_skipped_block_saves_nearly_the_same():
+    # Its convolutions save the same in every stage; only its norms, which count too, are smaller in later ones.
+    model = build(tiny_config())
+    costs = dict(zip(CODES, count_costs(model, CODES, (64, 64))))
+    super_net = costs.pop(CODES[0]).gmacs
+    saved = [(super_net - cost.gmacs) / len(model.backbone.skipped_blocks(code)) for code, cost in costs.items()]
+    assert saved == pytest.approx([saved[-1]] * 15, rel=0.05)
 
 
 def test_a_net_without_depths():

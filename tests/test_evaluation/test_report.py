@@ -16,6 +16,7 @@ def test_rows_are_added_replaced_and_started_anew(tmp_path):
     assert [entry['skip'] for entry in rows] == ['FFFF', 'TTTT']
     written = json.loads((tmp_path / 'sub_nets.json').read_text())
     assert written == dict(schema=1, run=RUN, rows=rows) and rows[0]['bbox_mAP'] == 0.12345678901234
+    assert len(add_row(tmp_path, RUN | dict(name='moved'), row('FTFF'))) == 3
     assert len(add_row(tmp_path, RUN | dict(checkpoint_sha256='b'), row('TFFF'))) == 1
     assert [path.name for path in tmp_path.iterdir()] == ['sub_nets.json']
 
