@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 from conftest import DEMO_CONFIG
-from mmdet.apis import init_detector
+from mmdet.apis import DetInferencer, init_detector
 from mmengine.config import Config
 from tiny import ROOT, load_tool
 
@@ -89,10 +89,12 @@ def test_the_depth_is_really_switched(test_main, checkpoint, tiny_options, tmp_p
     found = [pickle.loads((tmp_path / name).read_bytes()) for name in ('list_TTTT.pkl', 'list_FFFF.pkl', 'one.pkl')]
     boxes = [torch.cat([image['pred_instances']['bboxes'] for image in images]) for images in found]
     assert torch.equal(boxes[0], boxes[2]) and not torch.equal(boxes[0], boxes[1])
-    dumped = Config.fromfile(next(tmp_path.glob('mask_rcnn_r50_adn_shapes.py')))
-    assert dumped.model.backbone.skip == 'TTTT'
-    model = init_detector(dumped, checkpoint, device='cpu')
-    assert str(model.backbone.skip) == 'TTTT'
+    dumped = str(tmp_path / 'mask_rcnn_r50_adn_shapes.py')  # reloads at the depth it was used with
+    assert str(init_detector(dumped, checkpoint, device='cpu').backbone.skip) == 'TTTT'
+    inferencer = DetInferencer(dumped, checkpoint, device='cpu', show_progress=False)
+    image = found[2][0]
+    predictions = inferencer(image['img_path'])['predictions'][0]
+    assert predictions['bboxes'] == image['pred_instances']['bboxes'].tolist()
 
 
 def test_an_average_of_weights_beside_it_changes_nothing(test_main, checkpoint, tiny_options, tmp_path):

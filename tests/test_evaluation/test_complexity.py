@@ -40,7 +40,7 @@ def test_every_skipped_block_saves_nearly_the_same():
     costs = dict(zip(CODES, count_costs(model, CODES, (64, 64))))
     super_net = costs.pop(CODES[0]).gmacs
     saved = [(super_net - cost.gmacs) / len(model.backbone.skipped_blocks(code)) for code, cost in costs.items()]
-    assert saved == pytest.approx([saved[-1]] * 15, rel=0.05)
+    assert saved == pytest.approx([saved[-1]] * 15, rel=0.1)
 
 
 def test_a_net_without_depths():
