@@ -3,9 +3,9 @@ _base_ = ['mmdet::_base_/models/mask-rcnn_r50_fpn.py', 'mmdet::_base_/default_ru
 
 data_root = 'data/shapes/'
 classes = ('circle', 'rectangle', 'triangle')
-image_size = (96, 96)
+image_size = (96, 96)  # what the network sees; the images are larger, to be looked at
 channels = 48
-num_iters = 400
+num_iters = 450
 norm_cfg = dict(type='GN', num_groups=8)  # neck and masks learn faster from random weights with a norm
 roi_extractor = dict(out_channels=channels, finest_scale=20, roi_layer=dict(sampling_ratio=1))
 
@@ -39,6 +39,7 @@ model = dict(
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='Resize', scale=image_size, keep_ratio=True),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackDetInputs'),
 ]
@@ -91,4 +92,4 @@ param_scheduler = [
 default_hooks = dict(logger=dict(interval=20), checkpoint=dict(by_epoch=False, interval=num_iters, max_keep_ckpts=1))
 log_processor = dict(by_epoch=False)
 randomness = dict(seed=0)
-visualizer = dict(line_width=1, alpha=0.5)  # thin on images this small
+visualizer = dict(line_width=2, alpha=0.5)  # thin: the images are small

@@ -35,7 +35,7 @@ def make_shapes(
     out_dir: str | os.PathLike[str],
     num_train: int = 600,
     num_val: int = 60,
-    image_size: int = 96,
+    image_size: int = 192,
     seed: int = 0,
 ) -> Path:
     """Write the data set in COCO's layout, unless the folder holds the very same set already.
