@@ -41,8 +41,10 @@ def test_model_and_pipelines_build_from_anywhere(name, elsewhere):
 
 @pytest.mark.parametrize('name', [name for name in CONFIGS if name.endswith('_1x_coco')])
 def test_frozen_as_the_comparison_needs(name):
-    backbone = load(name).model.backbone
+    cfg = load(name)
+    backbone = cfg.model.backbone
     learns_both_norm_sets = '_tv_' in name
+    assert cfg.get('sync_bn') == ('torch' if learns_both_norm_sets else None)
     assert backbone.norm_eval is not learns_both_norm_sets
     assert backbone.frozen_stages == (-1 if learns_both_norm_sets else 1)
 
