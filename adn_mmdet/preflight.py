@@ -99,9 +99,10 @@ def coco_dataset(dataloader: ConfigDict) -> ConfigDict:
 
 
 def annotation_file(dataloader: ConfigDict) -> Path | None:
-    """The annotation file of a data loader's data set; None where it names none."""
+    """The local annotation file of a data loader's data set; None where it names none."""
     dataset = coco_dataset(dataloader)
-    return Path(dataset.get('data_root') or '') / dataset.ann_file if dataset.get('ann_file') else None
+    root, name = dataset.get('data_root') or '', dataset.get('ann_file')
+    return Path(root) / name if name and '://' not in root + name else None
 
 
 def require_data(dataloader: ConfigDict) -> None:
@@ -111,7 +112,7 @@ def require_data(dataloader: ConfigDict) -> None:
         UserError: they are not; says which path, and the position of a fault where there is one.
     """
     path = annotation_file(dataloader)
-    if path is None or '://' in str(path):
+    if path is None:
         return
     dataset = coco_dataset(dataloader)
     help_text = COCO_HELP if 'coco' in str(path).lower() else 'check data_root and ann_file in the config'

@@ -51,6 +51,7 @@ def test_missing_weights_say_how_to_get_them(name, message, elsewhere):
 
 
 def test_urls_are_left_to_the_loader():
+    require_data(ConfigDict(dataset=dict(data_root='s3://bucket/coco/', ann_file='a.json')))
     require_weights(load_config(str(ROOT / 'configs' / 'mask_rcnn_r50_adn_tv_1x_coco.py')))
 
 

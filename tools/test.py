@@ -11,7 +11,7 @@ from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmengine.config import DictAction
 
 from adn_mmdet import UserError
-from adn_mmdet.evaluation import test_sub_nets
+from adn_mmdet.evaluation import evaluate_sub_nets
 from adn_mmdet.preflight import load_config
 
 
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.show or args.show_dir:
         args.show_dir = args.show_dir and os.path.abspath(args.show_dir)  # else mmdet nests it in the work folder
         cfg = trigger_visualization_hook(cfg, args)
-    test_sub_nets(
+    evaluate_sub_nets(
         cfg,
         args.checkpoint,
         args.skip,

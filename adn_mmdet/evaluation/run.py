@@ -22,7 +22,7 @@ from .report import add_row, print_table
 from .sub_nets import Row, iterate_sub_nets
 
 
-def test_sub_nets(
+def evaluate_sub_nets(
     cfg: Config,
     checkpoint: str | os.PathLike[str],
     skip: str | None = None,
