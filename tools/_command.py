@@ -1,16 +1,21 @@
-"""What every script shares: what a user got wrong is one line and exit code 2, without a traceback."""
+"""What the scripts share: errors in one line with exit code 2, and the flags of train and test."""
 
 from __future__ import annotations
 
+import argparse
 import functools
+import os
 import sys
 from collections.abc import Callable, Sequence
 
 try:
     from adn_mmdet import UserError
+    from adn_mmdet.preflight import load_config
 except ImportError as error:  # the version gate's diagnosis, or a package that is not installed
     print(f'error: {error}', file=sys.stderr)
     raise SystemExit(2) from None
+
+from mmengine.config import Config, DictAction
 
 Main = Callable[[Sequence[str] | None], None]
 
@@ -28,3 +33,24 @@ def command(main: Main) -> Callable[..., int]:
         return 0
 
     return run
+
+
+def run_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser with what train and test have in common; the names are mmdet's."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('config', help='config file, such as configs/mask_rcnn_r50_adn_1x_coco.py')
+    parser.add_argument('--work-dir', help='where results, logs and checkpoints go; default work_dirs/<config name>')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, help='overrides, such as train_dataloader.batch_size=4'
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    return parser
+
+
+def run_config(args: argparse.Namespace) -> Config:
+    """The config that the common flags ask for."""
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = load_config(args.config, args.cfg_options, args.work_dir)
+    cfg.launcher = args.launcher
+    return cfg

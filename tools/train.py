@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 
 import torch
-from _command import command
-from mmengine.config import DictAction
+from _command import command, run_config, run_parser
 from mmengine.runner import Runner
 
 from adn_mmdet import UserError
-from adn_mmdet.preflight import load_config, require_data, require_weights
+from adn_mmdet.preflight import require_data, require_weights
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file, such as configs/mask_rcnn_r50_adn_1x_coco.py')
-    parser.add_argument('--work-dir', help='where logs and checkpoints go; default work_dirs/<config name>')
+    parser = run_parser(__doc__)
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision (needs a GPU)')
     parser.add_argument(
         '--auto-scale-lr', action='store_true', help="scale the learning rate to the GPUs' total batch size"
@@ -26,11 +22,6 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         '--resume', nargs='?', const='auto', help='go on from this checkpoint, or from the latest in the work folder'
     )
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, help='overrides, such as optim_wrapper.optimizer.lr=0.01'
-    )
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
     return parser.parse_args(argv)
 
 
@@ -38,9 +29,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     args = parse_args(argv)
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg = load_config(args.config, args.cfg_options, args.work_dir)
-    cfg.launcher = args.launcher
+    cfg = run_config(args)
     if args.amp:
         if not torch.cuda.is_available():
             raise UserError('--amp needs a GPU, and torch sees none: train without it')
