@@ -90,7 +90,3 @@ def prove() -> str:
     listed = ', '.join(f'{name} {number}' for name, number in installed_versions().items())
     device = 'CUDA' if torch.cuda.is_available() else 'CPU'
     return f'torch {torch.__version__}, torchvision {torchvision.__version__}, {listed}: compiled ops work ({device})'
-
-
-if __name__ == '__main__':
-    print(prove())

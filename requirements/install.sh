@@ -20,7 +20,7 @@ fi
 
 say "1/4 virtual environment $venv with $("$python" --version)"
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
-pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
+pip=("$venv/bin/python" -m pip install --quiet --quiet --disable-pip-version-check)
 "${pip[@]}" --upgrade pip
 
 say '2/4 torch, mmengine, mmdet and their needs (about 3 GB, some minutes)'
