@@ -17,6 +17,8 @@ $(READY): $(REQUIREMENTS) setup.py
 	@bash requirements/install.sh $(VENV) $(REQUIREMENTS)
 	@touch $@
 
+# Layers this narrow run no faster on two threads, and much slower where another process wants the core.
+demo: export OMP_NUM_THREADS = 1
 demo: $(READY)
 	$(PYTHON) tools/make_shapes.py data/shapes
 	$(PYTHON) tools/train.py $(CONFIG) --work-dir $(DEMO)

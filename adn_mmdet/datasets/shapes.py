@@ -1,6 +1,6 @@
 """Shapes: a generated COCO-format instance-segmentation data set to try the main job on.
 
-Each image holds up to five overlapping shapes of random size, angle and colour on a textured
+Each image holds up to four overlapping shapes of random size, angle and colour on a textured
 background; one image in 16 holds none. A mask is the visible part of its shape only.
 """
 
@@ -20,12 +20,12 @@ CLASSES: tuple[str, ...] = ('circle', 'rectangle', 'triangle')
 
 SPLITS = ('train', 'val')
 MIN_IMAGE_SIZE = 32
-MAX_SHAPES = 5
+MAX_SHAPES = 4
 EMPTY_EVERY = 16
-DIAMETER_SHARES = (0.18, 0.6)  # of the image size
+DIAMETER_SHARES = (0.22, 0.6)  # of the image size
 MAX_TILT = np.pi / 8  # enough to be seen, too little to make the classes hard to tell apart
-HUE_SPREAD = 0.1  # standard deviation, of a full circle
-MIN_VISIBLE_SHARE = 0.4
+HUE_SPREAD = 0.07  # standard deviation, of a full circle
+MIN_VISIBLE_SHARE = 0.5
 MIN_VISIBLE_AREA = 25  # px
 SUBPIXEL_BITS = 4
 DESCRIPTION = 'Generated shapes (adn_mmdet)'
