@@ -11,6 +11,7 @@ from mmengine.config import Config
 from tiny import ROOT, load_tool
 
 from adn_mmdet import SkipConfig
+from adn_mmdet.checkpoints import load_from_local
 
 COCO_CONFIG = str(ROOT / 'configs' / 'mask_rcnn_r50_adn_1x_coco.py')
 
@@ -39,11 +40,10 @@ def results(work_dir):
     return json.loads((work_dir / 'sub_nets.json').read_text())
 
 
-def test_training_logs_every_loss(trained):
-    log = next(trained.glob('*/vis_data/scalars.json')).read_text().splitlines()
-    steps = [json.loads(line) for line in log if 'super.loss_mask' in line]
-    assert len(steps) == 4
-    assert {'base.loss_mask', 'kd.loss_p2', 'kd.loss_p5', 'base.acc'} <= steps[-1].keys()
+def test_training_logs_every_loss(checkpoint):
+    log = load_from_local(checkpoint)['message_hub']['log_scalars']
+    assert {'train/super.loss_mask', 'train/base.loss_mask', 'train/kd.loss_p2', 'train/base.acc'} <= log.keys()
+    assert len(log['train/loss'].data[0]) == 4
 
 
 def test_resume_goes_on_where_it_stopped(trained, tiny_options, tmp_path):

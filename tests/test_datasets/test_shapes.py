@@ -91,7 +91,7 @@ def test_image_entries_match_the_files(shapes_dir: Path) -> None:
         assert len(images) == count
         for image in images:
             pixels = cv2.imread(str(shapes_dir / split / image['file_name']))
-            assert pixels.shape == (image['height'], image['width'], 3) == (96, 96, 3)
+            assert pixels.shape == (image['height'], image['width'], 3) == (192, 192, 3)
 
 
 def test_masks_agree_with_bbox_and_area(coco: COCO) -> None:
