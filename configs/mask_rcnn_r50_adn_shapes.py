@@ -5,7 +5,7 @@ data_root = 'data/shapes/'
 classes = ('circle', 'rectangle', 'triangle')
 image_size = (96, 96)  # what the network sees; the images are larger, to be looked at
 channels = 48
-num_iters = 350
+num_iters = 300
 norm_cfg = dict(type='GN', num_groups=8)  # neck and masks learn faster from random weights with a norm
 roi_extractor = dict(out_channels=channels, finest_scale=20, roi_layer=dict(sampling_ratio=1))
 
