@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -17,8 +18,9 @@ from mmengine.config import Config
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from ..backbones.adaptive_depth import AdaptiveDepthBackbone, find_backbone
+from ..backbones.adaptive_depth import find_backbone
 from ..features import unwrap
+from ..preflight import coco_dataset
 from ..skip_config import SkipConfig
 
 
@@ -73,24 +75,20 @@ def count_costs(model: nn.Module, codes: Iterable[SkipConfig] | None, input_size
     """
     detector = unwrap(model)
     was_training, parameter = detector.training, next(detector.parameters())
-    backbones = [module for module in detector.modules() if isinstance(module, AdaptiveDepthBackbone)]
+    backbone = None if codes is None else find_backbone(detector)
+    at_super_net = backbone.using_skip(SkipConfig.super_net(backbone.num_stages)) if backbone else nullcontext()
     detector.eval()
     try:
         wrapped = _Heads(detector, _num_proposals(detector))
         image = torch.zeros(1, 3, *input_size, device=parameter.device, dtype=parameter.dtype)
         counter = FlopAnalyzer(wrapped, image).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-        with torch.no_grad():
-            if backbones:
-                with backbones[0].using_skip(SkipConfig.super_net(backbones[0].num_stages)):
-                    macs = counter.by_module()
-            else:
-                macs = counter.by_module()
+        with torch.no_grad(), at_super_net:
+            macs = counter.by_module()
     finally:
         detector.train(was_training)
     held = _count_parameters([detector])
-    if codes is None:
+    if backbone is None or codes is None:
         return [Cost(macs[''] / 1e9, held / 1e6, held / 1e6)]
-    backbone = find_backbone(detector)
     names = {module: name for name, module in wrapped.named_modules()}
     costs = []
     for code in codes:
@@ -107,10 +105,8 @@ def default_input_size(cfg: Config) -> tuple[int, int]:
     The scale of its test pipeline, rounded up to the multiple that images are padded to; COCO's usual (1333, 800)
     counts as 1280×800, as in the papers.
     """
-    dataset = cfg.test_dataloader.dataset
-    while 'pipeline' not in dataset:
-        dataset = dataset.dataset
-    scales = [step.scale for step in dataset.pipeline if step.type == 'Resize' and 'scale' in step]
+    pipeline = coco_dataset(cfg.test_dataloader).pipeline
+    scales = [step.scale for step in pipeline if step.type == 'Resize' and 'scale' in step]
     width, height = scales[0] if scales else (1280, 800)
     if (width, height) == (1333, 800):
         width = 1280
