@@ -15,6 +15,7 @@ except ImportError as error:  # the version gate's diagnosis, or a package that 
     print(f'error: {error}', file=sys.stderr)
     raise SystemExit(2) from None
 
+import torch
 from mmengine.config import Config, DictAction
 
 Main = Callable[[Sequence[str] | None], None]
@@ -53,4 +54,8 @@ def run_config(args: argparse.Namespace) -> Config:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = load_config(args.config, args.cfg_options, args.work_dir)
     cfg.launcher = args.launcher
+    if args.launcher == 'pytorch' and not torch.cuda.is_available():  # mmengine takes a GPU a process for granted
+        torch.distributed.init_process_group('gloo')
+        unused = cfg.get('find_unused_parameters', False)
+        cfg.model_wrapper_cfg = dict(device_ids=None, broadcast_buffers=False, find_unused_parameters=unused)
     return cfg
