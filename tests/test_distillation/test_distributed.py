@@ -1,4 +1,4 @@
-"""Two ranks give the mean of the ranks' own gradients, with find_unused_parameters=False."""
+"""Training on two ranks: their gradients are the mean of each one's own, with find_unused_parameters=False."""
 
 import socket
 import sys
@@ -8,51 +8,61 @@ import pytest
 import torch
 import torch.distributed as dist
 from mmengine.model import MMDistributedDataParallel
+from mmengine.optim import OptimWrapper
 
 sys.path.append(str(Path(__file__).parents[1]))  # the ranks start without pytest's path
-from tiny import DETECTORS, batch, build, tiny_config  # noqa: E402
+from steps import furthest, raw_batch, watched_sgd  # noqa: E402
+from tiny import DETECTORS, build, tiny_config  # noqa: E402
 
 from adn_mmdet.distillation import SelfDistillation  # noqa: E402
 
-WORLD_SIZE = 2
+WORLD_SIZE, STEPS = 2, 3
 
 
-def gradients(name, seeds, settings, wrap=lambda model: model):
-    """One step's gradients by parameter name, averaged over the batches of ``seeds``."""
-    model = build(tiny_config(name, norm_eval=True)).train()
-    wrapped = wrap(model)
+def train(name, rank, settings):
+    """What each step began with, and the weights after the last."""
+    model = build(tiny_config(name)).train()
+    wrapped = MMDistributedDataParallel(model, find_unused_parameters=False, broadcast_buffers=False)
     SelfDistillation(wrapped, **settings).attach()
-    for seed in seeds:
-        torch.manual_seed(seed)
-        data = batch(model, with_mask=name == 'mask_rcnn')
-        data['inputs'] += torch.randn_like(data['inputs'])
-        loss, _ = model.parse_losses(wrapped(**data, mode='loss'))
-        (loss / len(seeds)).backward()
-    return {name: parameter.grad for name, parameter in model.named_parameters()}
+    optimizer, records = watched_sgd(model, lr=0.01, momentum=0.9, weight_decay=1e-4)
+    for step in range(STEPS):
+        wrapped.train_step(raw_batch(name, step * WORLD_SIZE + rank), OptimWrapper(optimizer))
+    return records, dict(model.named_parameters())
 
 
-def run_rank(rank, port, name, settings, path):
+def run_rank(rank, port, settings, folder):
     torch.set_num_threads(1)
     dist.init_process_group('gloo', f'tcp://127.0.0.1:{port}', rank=rank, world_size=WORLD_SIZE)
-
-    def wrap(model):
-        return MMDistributedDataParallel(model, find_unused_parameters=False, broadcast_buffers=False)
-
-    found = gradients(name, [rank], settings, wrap)
-    if rank == 0:
-        torch.save(found, path)
+    torch.save({name: train(name, rank, settings) for name in DETECTORS}, folder / f'{rank}.pth')
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize('name, settings', [(name, {}) for name in DETECTORS] + [('faster_rcnn', dict(gt_weight=0.0))])
-def test_two_ranks_give_the_mean_of_their_own_gradients(name, settings, tmp_path):
+def own_gradients(model, name, seed):
+    """Those of one process with the same weights."""
+    model.zero_grad()
+    data = model.data_preprocessor(raw_batch(name, seed), True)
+    model.parse_losses(model(**data, mode='loss'))[0].backward()
+    return {key: parameter.grad for key, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize('settings', [{}, dict(gt_weight=0.0)], ids=str)
+def test_two_ranks_give_the_mean_of_their_own_gradients(settings, tmp_path):
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
-    arguments = (port, name, settings, tmp_path / 'gradients.pth')
-    torch.multiprocessing.spawn(run_rank, arguments, nprocs=WORLD_SIZE)
-    found = torch.load(tmp_path / 'gradients.pth')
-    expected = gradients(name, range(WORLD_SIZE), settings)
-    assert all(value is not None for value in expected.values())
-    for key, value in expected.items():
-        assert torch.allclose(found[key], value, rtol=1e-5, atol=1e-6 * value.abs().max().item()), key
+    torch.multiprocessing.spawn(run_rank, (port, settings, tmp_path), nprocs=WORLD_SIZE)
+    ranks = [torch.load(tmp_path / f'{rank}.pth') for rank in range(WORLD_SIZE)]
+    for name in DETECTORS:
+        (records, weights), (_, other_weights) = (rank[name] for rank in ranks)
+        model = build(tiny_config(name)).train()
+        SelfDistillation(model, **{key: value for key, value in settings.items() if key != 'mode'}).attach()
+        for step, record in enumerate(records):
+            model.load_state_dict({key: weight for key, (weight, _) in record.items()}, strict=False)
+            own = [own_gradients(model, name, step * WORLD_SIZE + rank) for rank in range(WORLD_SIZE)]
+            assert own[0].keys() == record.keys()
+            for key, (_, gradient) in record.items():
+                mean = sum(gradients[key] for gradients in own) / WORLD_SIZE
+                assert furthest(gradient, mean) <= 1e-6, (name, step, key)  # float32
+            assert furthest(*(gradients['backbone.conv1.weight'] for gradients in own)) > 0.1  # no trivial mean
+        assert len(records) == STEPS
+        assert all(torch.equal(weight, other_weights[key]) for key, weight in weights.items())
