@@ -8,7 +8,7 @@ from .backbones import AdaptiveDepthResNet, ShallowResNet, set_skip  # noqa: E40
 from .checkpoints import load_for_testing  # noqa: E402
 from .distillation import SkipAwareDistillationHook  # noqa: E402
 from .errors import UserError  # noqa: E402
-from .evaluation import ExactCocoMetric  # noqa: E402
+from .evaluation import ExactCocoMetric, StuckNormsHook, SubNetValLoop, load_norms, recalibrate  # noqa: E402
 from .features import extract_feats  # noqa: E402
 from .skip_config import SkipConfig  # noqa: E402
 
@@ -19,8 +19,12 @@ __all__ = [
     'ShallowResNet',
     'SkipAwareDistillationHook',
     'SkipConfig',
+    'StuckNormsHook',
+    'SubNetValLoop',
     'UserError',
     'extract_feats',
     'load_for_testing',
+    'load_norms',
+    'recalibrate',
     'set_skip',
 ]

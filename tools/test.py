@@ -28,6 +28,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         '--allow-untrained', action='store_true', help='test skipped depths of weights without skip-aware norms'
     )
     parser.add_argument('--allow-mismatch', action='store_true', help='go on with missing or unexpected weights')
+    parser.add_argument('--norms', help='statistics of this depth, from tools/recalibrate.py')
     return parser.parse_args(argv)
 
 
@@ -52,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         dump=args.out,
         allow_untrained=args.allow_untrained,
         allow_mismatch=args.allow_mismatch,
+        norms=args.norms,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from ..errors import UserError
 from ..preflight import annotation_file, coco_dataset, require_data
 from ..skip_config import SkipConfig
 from .complexity import default_input_size
+from .recalibration import file_sha256, load_norms
 from .report import add_row, print_table
 from .sub_nets import Row, iterate_sub_nets
 
@@ -30,6 +30,7 @@ def evaluate_sub_nets(
     dump: str | None = None,
     allow_untrained: bool = False,
     allow_mismatch: bool = False,
+    norms: str | os.PathLike[str] | None = None,
 ) -> list[Row]:
     """Test sub-networks, write a row each to ``cfg.work_dir/sub_nets.json`` as soon as it is known, print the table.
 
@@ -41,6 +42,7 @@ def evaluate_sub_nets(
         dump: a .pkl file for the predictions; of several codes each gets its own, named after it.
         allow_untrained: test skipped sub-networks of weights without skip-aware norms.
         allow_mismatch: go on although weights are missing or left over.
+        norms: a file of :func:`~adn_mmdet.evaluation.recalibrate`, of this checkpoint and the one code tested.
 
     Returns:
         All rows of this run, those of earlier calls with the same weights and data included; empty on other ranks.
@@ -52,12 +54,15 @@ def evaluate_sub_nets(
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     codes = choose_codes(cfg, skip)
     input_size = default_input_size(cfg)
-    _use_exact_metrics(cfg)
+    use_exact_metrics(cfg.test_evaluator)
     if tta:
         _use_tta(cfg)
     cfg.load_from = None  # loaded below, strictly
     runner = Runner.from_cfg(cfg)
     load_for_testing(runner.model, checkpoint, codes or (), allow_untrained, allow_mismatch)
+    checkpoint_sha256 = file_sha256(checkpoint)
+    if norms:
+        load_norms(runner.model, norms, checkpoint_sha256, codes or ())
     if dump:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=dump))
     dataset = runner.test_dataloader.dataset
@@ -65,11 +70,12 @@ def evaluate_sub_nets(
     run = {
         'name': Path(cfg.filename).stem,
         'config': cfg.filename,
-        'checkpoint_sha256': _sha256(checkpoint),
-        'annotations_sha256': _sha256(annotations) if annotations else None,
+        'checkpoint_sha256': checkpoint_sha256,
+        'annotations_sha256': file_sha256(annotations) if annotations else None,
         'classes': list(dataset.metainfo['classes']),
         'num_images': len(dataset),
         'input_size': list(input_size),
+        **({'norms_sha256': file_sha256(norms)} if norms else {}),
     }
     rows: list[Row] = []
     for row in iterate_sub_nets(runner, codes, input_size):
@@ -103,11 +109,11 @@ def choose_codes(cfg: Config, skip: str | None) -> list[SkipConfig] | None:
     return codes
 
 
-def _use_exact_metrics(cfg: Config) -> None:
-    evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
-    for evaluator in evaluators:
-        if evaluator.type in ('CocoMetric', 'mmdet.CocoMetric'):
-            evaluator.type = 'ExactCocoMetric'
+def use_exact_metrics(evaluator: ConfigDict | list[ConfigDict]) -> None:
+    """Replace mmdet's CocoMetric in an evaluator's config, in place."""
+    for metric in evaluator if isinstance(evaluator, list) else [evaluator]:
+        if metric.get('type') in ('CocoMetric', 'mmdet.CocoMetric'):
+            metric['type'] = 'ExactCocoMetric'
 
 
 def _use_tta(cfg: Config) -> None:
@@ -125,11 +131,3 @@ def _use_tta(cfg: Config) -> None:
         cfg.tta_pipeline = [*dataset.pipeline[:-1], dict(type='TestTimeAug', transforms=[flips, [pack]])]
     dataset.pipeline = cfg.tta_pipeline
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
-
-
-def _sha256(path: str | os.PathLike[str]) -> str:
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
