@@ -1,5 +1,5 @@
 from .hook import SkipAwareDistillationHook
-from .losses import FEATURE_KLS, gap_channel_kl, spatial_kl
+from .losses import FEATURE_LOSSES
 from .self_distillation import SelfDistillation
 
-__all__ = ['FEATURE_KLS', 'SelfDistillation', 'SkipAwareDistillationHook', 'gap_channel_kl', 'spatial_kl']
+__all__ = ['FEATURE_LOSSES', 'SelfDistillation', 'SkipAwareDistillationHook']

@@ -23,13 +23,14 @@ class SkipAwareDistillationHook(Hook):
     Args:
         alpha: the super-net's share of the loss, 0 to 1.
         gt_weight: weight of the base-net's own task loss; with 0 the base-net runs backbone and neck only.
-        kd_weight: weight of the feature KL; 0 is the paper's joint training without distillation (Table 4).
-        prediction_weight: weight of the KL between predictions; only 0 so far.
-        feature: ``'gap_channel'`` (the authors') or ``'spatial'``, see ``distillation/losses.py``.
-        temperature: T of the softmax; the KL is multiplied by T².
+        kd_weight: weight of the feature loss; 0 is joint training without feature distillation.
+        prediction_weight: weight of the KL between predictions; 0 is detection as the authors train it.
+        feature: ``'gap_channel'`` (the authors'), ``'channel'``, ``'spatial'`` or ``'l2'``, or one of these on
+            standardised features, ``'std_gap_channel'`` …; see ``distillation/losses.py``.
+        temperature: T of the features' softmax; their loss is multiplied by T².
         levels: indices of the neck's outputs to distil; None takes those with a backbone stage behind them.
-        warmup_iters: iterations over which the KL's weight rises linearly from 0.
-        mode: ``'joint'``: both passes in one forward, one backward.
+        warmup_iters: iterations over which both distillation weights rise linearly from 0.
+        mode: ``'joint'``, or ``'sequential'`` (the paper's footnote 1): the same gradients, about half the memory.
 
     Raises:
         UserError: for an argument out of its range; at the start of the training, for a level that does not exist or
@@ -48,21 +49,19 @@ class SkipAwareDistillationHook(Hook):
         warmup_iters: int = 0,
         mode: str = 'joint',
     ) -> None:
-        if prediction_weight:
-            raise UserError(f'prediction_weight should be 0 in this version, but got {prediction_weight}')
-        if mode != 'joint':
-            raise UserError(f"mode should be 'joint' in this version, but got {mode!r}")
         if warmup_iters < 0:
             raise UserError(f'warmup_iters should not be negative, but got {warmup_iters}')
-        check_settings(alpha, gt_weight, kd_weight, feature, temperature)
+        check_settings(alpha, gt_weight, kd_weight, prediction_weight, feature, temperature, mode)
         self.warmup_iters = warmup_iters
         self.settings: dict[str, Any] = dict(
             alpha=alpha,
             gt_weight=gt_weight,
             kd_weight=kd_weight,
+            prediction_weight=prediction_weight,
             feature=feature,
             temperature=temperature,
             levels=levels,
+            mode=mode,
         )
 
     def before_train(self, runner: Runner) -> None:
@@ -71,9 +70,11 @@ class SkipAwareDistillationHook(Hook):
         self.distillation.attach()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Raise the KL's weight during the warm-up."""
+        """Raise the distillation's weights during the warm-up; follow the gradient scaler's loss scale."""
         if self.warmup_iters:
             self.distillation.kd_ramp = min(1.0, runner.iter / self.warmup_iters)
+        if (scaler := getattr(runner.optim_wrapper, 'loss_scaler', None)) is not None:
+            self.distillation.loss_scale = scaler.get_scale()
 
     def after_train(self, runner: Runner) -> None:
         """Leave a plain detector."""

@@ -8,39 +8,30 @@ gradient accumulation and clipping therefore stay MMEngine's own.
 from __future__ import annotations
 
 import inspect
-import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
-import torch
-from mmdet.models.detectors import BaseDetector
 from torch import Tensor, nn
 
 from ..backbones.adaptive_depth import find_backbone
 from ..errors import UserError
 from ..features import unwrap
 from ..skip_config import SkipConfig
-from .losses import FEATURE_KLS
+from .calls import Calls, caught_calls
+from .levels import choose_levels, pyramid_levels
+from .losses import FEATURE_LOSSES
+from .predictions import PredictionKL
+from .sequential import backpropagated, total_loss
 
 Losses = dict[str, Any]
 Feats = tuple[Tensor, ...]
 
 
-@dataclass(frozen=True)
-class PyramidLevel:
-    """One output of the neck: its index, its name by stride (``p2`` has stride 4), and whether a stage is behind it."""
-
-    index: int
-    name: str
-    has_stage: bool
-
-
 class SelfDistillation:
     """The training forward of a detector that runs super-net and base-net on the same batch.
 
-    loss = α·L(super) + (1−α)·[gt_weight·L(base) + kd_weight·T²·Σ_level KL(super ‖ base)]
+    loss = α·L(super) + (1−α)·[gt_weight·L(base) + kd_weight·T²·Σ_level KL(super ‖ base)
+    + prediction_weight·Σ KL(predictions)]
 
     Calling it with ``mode='loss'`` gives the dict below, whose entries are weighted already: their sum is the loss. Any
     other mode is the detector's own forward.
@@ -49,8 +40,11 @@ class SelfDistillation:
     ``super.loss_*``    the detector's losses at the super-net, times α
     ``base.loss_*``     the same at the base-net, times (1−α)·gt_weight; absent with ``gt_weight=0``, where the
                         base-net runs backbone and neck only
-    ``kd.loss_p2`` …    the KL of a pyramid level, named by its stride, times (1−α)·kd_weight·T²·kd_ramp; absent with
-                        ``kd_weight=0``
+    ``kd.loss_p2`` …    the feature loss of a pyramid level, named by its stride, times (1−α)·kd_weight·T²·kd_ramp;
+                        absent with ``kd_weight=0``
+    ``kd.loss_cls`` …   the losses of :class:`PredictionKL`, times (1−α)·prediction_weight·kd_ramp; absent with
+                        ``prediction_weight=0``
+    ``kd.to_task``      the sum of all ``kd.loss_*`` over that of all ``super.loss_*`` and ``base.loss_*``; no loss
     ``super.acc`` …     whatever a detector reports without "loss" in its name, as it is
     ==================  =============================================================================================
 
@@ -58,10 +52,13 @@ class SelfDistillation:
         detector: a detector, or a wrapper of one, with an adaptive-depth backbone and a neck.
         alpha: the super-net's share α, 0 to 1.
         gt_weight: weight of the base-net's own task loss.
-        kd_weight: weight of the feature KL.
-        feature: which KL, one of ``FEATURE_KLS``.
-        temperature: T of the KL's softmax.
+        kd_weight: weight of the feature loss.
+        prediction_weight: weight of the KL between predictions.
+        feature: which feature loss, one of ``FEATURE_LOSSES``.
+        temperature: T of the feature loss.
         levels: indices of the neck's outputs to distil; None takes those with a backbone stage behind them.
+        mode: ``'joint'`` holds both passes' activations until the one backward; ``'sequential'`` goes back through
+            the super-net before the base-net's pass begins (the paper's footnote 1): the same gradients, less memory.
 
     Raises:
         UserError: an argument out of its range, a level that does not exist, or a detector that cannot be distilled.
@@ -73,20 +70,26 @@ class SelfDistillation:
         alpha: float = 0.5,
         gt_weight: float = 1.0,
         kd_weight: float = 1.0,
+        prediction_weight: float = 0.0,
         feature: str = 'gap_channel',
         temperature: float = 1.0,
         levels: Sequence[int] | None = None,
+        mode: str = 'joint',
     ) -> None:
-        check_settings(alpha, gt_weight, kd_weight, feature, temperature)
+        check_settings(alpha, gt_weight, kd_weight, prediction_weight, feature, temperature, mode)
         self.detector = unwrap(detector)
         self.backbone = find_backbone(self.detector)
         self.super_net = SkipConfig.super_net(self.backbone.num_stages)
         self.base_net = SkipConfig.base_net(self.backbone.num_stages)
         self.alpha, self.gt_weight, self.kd_weight = alpha, gt_weight, kd_weight
-        self.feature, self.temperature = feature, temperature
-        self.levels = _choose_levels(pyramid_levels(self.detector), levels)
-        #: Share of ``kd_weight`` that is in force, 0 to 1; the hook raises it during its warm-up.
+        self.prediction_weight = prediction_weight
+        self.feature, self.temperature, self.mode = feature, temperature, mode
+        self.levels = choose_levels(pyramid_levels(self.detector), levels)
+        self.prediction_kl = PredictionKL(self.detector) if prediction_weight else None
+        #: Share of the distillation's weights that is in force, 0 to 1; the hook raises it during its warm-up.
         self.kd_ramp = 1.0
+        #: What a gradient scaler multiplies the loss by; ``'sequential'`` does the same, so that float16 has the range.
+        self.loss_scale = 1.0
 
     def attach(self) -> None:
         """Put this in the place of the detector's forward."""
@@ -103,84 +106,74 @@ class SelfDistillation:
         bound.apply_defaults()
         if bound.arguments['mode'] != 'loss':
             return stock_forward(*bound.args, **bound.kwargs)
-        super_losses, super_feats = self._task_pass(bound, self.super_net)
-        if self.gt_weight:
-            base_losses, base_feats = self._task_pass(bound, self.base_net)
-        else:
-            with self.backbone.using_skip(self.base_net):
-                base_losses, base_feats = {}, self.detector.extract_feat(bound.arguments['inputs'])
-        return {
-            **_weighted(super_losses, 'super', self.alpha),
-            **_weighted(base_losses, 'base', (1 - self.alpha) * self.gt_weight),
-            **self._kd_losses(super_feats, base_feats),
-        }
+        losses, super_calls = self._task_pass(bound, self.super_net)
+        super_losses = _weighted(losses, 'super', self.alpha)
+        if self.mode == 'sequential':
+            super_losses = backpropagated(super_losses, self.detector, self.loss_scale)
+        losses, base_calls = self._base_pass(bound)
+        base_losses = _weighted(losses, 'base', (1 - self.alpha) * self.gt_weight)
+        kd_losses = self._kd_losses(super_calls, base_calls)
+        if kd_losses:
+            kd_losses['kd.to_task'] = (total_loss(kd_losses) / total_loss(super_losses | base_losses)).detach()
+        return super_losses | base_losses | kd_losses
 
-    def _task_pass(self, bound: inspect.BoundArguments, skip: SkipConfig) -> tuple[Losses, Feats]:
-        """The detector's own losses and neck outputs at ``skip``."""
-        with self.backbone.using_skip(skip), _caught_outputs(self.detector.neck) as outputs:
+    def _task_pass(self, bound: inspect.BoundArguments, skip: SkipConfig) -> tuple[Losses, Calls]:
+        """The detector's own losses at ``skip``, and the calls that the distillation compares."""
+        with self.backbone.using_skip(skip), caught_calls(self._compared_modules()) as calls:
             losses = type(self.detector).forward(*bound.args, **bound.kwargs)
-        return losses, outputs[0]
+        return losses, calls
 
-    def _kd_losses(self, super_feats: Feats, base_feats: Feats) -> Losses:
-        if not self.kd_weight:
-            return {}
-        kl = FEATURE_KLS[self.feature]
-        weight = (1 - self.alpha) * self.kd_weight * self.kd_ramp * self.temperature**2
-        return {
-            f'kd.loss_{level.name}': weight * kl(super_feats[level.index], base_feats[level.index], self.temperature)
-            for level in self.levels
-        }
+    def _base_pass(self, bound: inspect.BoundArguments) -> tuple[Losses, Calls]:
+        """The same at the base-net; backbone and neck only where it has no task loss."""
+        if self.gt_weight:
+            return self._task_pass(bound, self.base_net)
+        with self.backbone.using_skip(self.base_net), caught_calls(self._compared_modules()) as calls:
+            self.detector.extract_feat(bound.arguments['inputs'])
+        return {}, calls
 
+    def _compared_modules(self) -> list[nn.Module]:
+        return [self.detector.neck, *(self.prediction_kl.modules if self.prediction_kl else ())]
 
-def pyramid_levels(detector: BaseDetector) -> list[PyramidLevel]:
-    """The outputs of a detector's neck, found by one pass over a blank image.
-
-    Raises:
-        UserError: the detector has no neck.
-    """
-    if getattr(detector, 'neck', None) is None:
-        raise UserError(
-            f'{type(detector).__name__} has no neck: the distillation compares the outputs of one, '
-            'such as dict(type="FPN")'
-        )
-    size = 256  # large enough that strides up to 256 can be told apart
-    parameter = next(detector.parameters())
-    blank = torch.zeros(1, 3, size, size, device=parameter.device, dtype=parameter.dtype)
-    was_training = detector.training
-    detector.eval()  # so that no running statistic learns from the blank image
-    with torch.no_grad():
-        stages = detector.backbone(blank)
-        outputs = detector.neck(stages)
-    detector.train(was_training)
-    stage_widths = {stage.shape[-1] for stage in stages}
-    return [
-        PyramidLevel(index, f'p{round(math.log2(size / output.shape[-1]))}', output.shape[-1] in stage_widths)
-        for index, output in enumerate(outputs)
-    ]
+    def _kd_losses(self, super_calls: Calls, base_calls: Calls) -> Losses:
+        super_feats, base_feats = (calls[self.detector.neck][0][1] for calls in (super_calls, base_calls))
+        losses = {}
+        if self.kd_weight:
+            feature_loss = FEATURE_LOSSES[self.feature]
+            weight = (1 - self.alpha) * self.kd_weight * self.kd_ramp * self.temperature**2
+            for level in self.levels:
+                loss = feature_loss(super_feats[level.index], base_feats[level.index], self.temperature)
+                losses[f'kd.loss_{level.name}'] = weight * loss
+        if self.prediction_kl:
+            weight = (1 - self.alpha) * self.prediction_weight * self.kd_ramp
+            found = self.prediction_kl.losses(super_calls, base_calls, base_feats)
+            losses.update((f'kd.{name}', weight * loss) for name, loss in found.items())
+        return losses
 
 
-def _choose_levels(found: list[PyramidLevel], indices: Sequence[int] | None) -> list[PyramidLevel]:
-    if indices is None:
-        return [level for level in found if level.has_stage]
-    if not indices or not set(indices) <= set(range(len(found))):
-        existing = ', '.join(f'{level.index} ({level.name})' for level in found)
-        raise UserError(f'levels should be indices of the neck outputs {existing}, but got {list(indices)}')
-    return [found[index] for index in indices]
-
-
-def check_settings(alpha: float, gt_weight: float, kd_weight: float, feature: str, temperature: float) -> None:
+def check_settings(
+    alpha: float,
+    gt_weight: float,
+    kd_weight: float,
+    prediction_weight: float,
+    feature: str,
+    temperature: float,
+    mode: str,
+) -> None:
     """Raise a UserError for a setting of :class:`SelfDistillation` that is out of its range."""
     if not 0 <= alpha <= 1:
         raise UserError(f"alpha should be the super-net's share, 0 to 1, but got {alpha}")
-    if gt_weight < 0 or kd_weight < 0 or gt_weight == kd_weight == 0:
+    weights = (gt_weight, kd_weight, prediction_weight)
+    if min(weights) < 0 or not any(weights):
         raise UserError(
-            'gt_weight and kd_weight should not be negative nor both 0, which leaves the base-net untrained, '
-            f'but got {gt_weight} and {kd_weight}'
+            'gt_weight, kd_weight and prediction_weight should not be negative nor all 0, which leaves the base-net '
+            f'untrained, but got {", ".join(map(str, weights))}'
         )
-    if feature not in FEATURE_KLS:
-        raise UserError(f'feature should be one of {", ".join(FEATURE_KLS)}, but got {feature!r}')
+    if feature not in FEATURE_LOSSES:
+        raise UserError(f'feature should be one of {", ".join(FEATURE_LOSSES)}, but got {feature!r}')
     if temperature <= 0:
         raise UserError(f'temperature should be positive, but got {temperature}')
+    if mode not in ('joint', 'sequential'):
+        raise UserError(f"mode should be 'joint' or 'sequential', but got {mode!r}")
 
 
 def _weighted(losses: Losses, net: str, weight: float) -> Losses:
@@ -190,14 +183,3 @@ def _weighted(losses: Losses, net: str, weight: float) -> Losses:
         return [weight * part for part in value] if isinstance(value, (list, tuple)) else weight * value
 
     return {f'{net}.{name}': scale(value) if 'loss' in name else value for name, value in losses.items()}
-
-
-@contextmanager
-def _caught_outputs(module: nn.Module) -> Iterator[list[Any]]:
-    """Collect what ``module`` returns inside the ``with`` block; nothing is kept on it."""
-    outputs: list[Any] = []
-    handle = module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
-    try:
-        yield outputs
-    finally:
-        handle.remove()

@@ -15,7 +15,7 @@ from adn_mmdet import SkipAwareDistillationHook
 
 class Mock:
     def __init__(self, model):
-        self.model, self.iter = model, 0
+        self.model, self.iter, self.optim_wrapper = model, 0, None
 
 
 def test_registered_in_the_root():
@@ -40,8 +40,8 @@ def test_attached_for_the_length_of_a_training():
 @pytest.mark.parametrize(
     'settings, message',
     [
-        (dict(prediction_weight=1.0), 'prediction_weight should be 0 in this version, but got 1.0'),
-        (dict(mode='sequential'), "mode should be 'joint' in this version, but got 'sequential'"),
+        (dict(prediction_weight=-1.0), 'prediction_weight should not be negative.*but got 1.0, 1.0, -1.0'),
+        (dict(mode='both'), "mode should be 'joint' or 'sequential', but got 'both'"),
         (dict(warmup_iters=-1), 'warmup_iters should not be negative, but got -1'),
         (dict(alpha=2), 'alpha.*but got 2'),
     ],

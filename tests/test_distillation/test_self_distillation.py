@@ -7,8 +7,8 @@ from mmengine.model import ExponentialMovingAverage
 from tiny import DETECTORS, batch, build, tiny_config
 
 from adn_mmdet import UserError, extract_feats, set_skip
-from adn_mmdet.distillation import FEATURE_KLS, SelfDistillation
-from adn_mmdet.distillation.self_distillation import pyramid_levels
+from adn_mmdet.distillation import FEATURE_LOSSES, SelfDistillation
+from adn_mmdet.distillation.levels import pyramid_levels
 
 
 def flat(losses):
@@ -33,7 +33,7 @@ def small(detector='faster_rcnn', **backbone):
 
 
 @pytest.mark.parametrize('name', DETECTORS)
-@pytest.mark.parametrize('feature', FEATURE_KLS)
+@pytest.mark.parametrize('feature', FEATURE_LOSSES)
 def test_losses_are_those_of_the_formula(name, feature):
     model = small(name)
     data = batch(model, with_mask=name == 'mask_rcnn')
@@ -47,15 +47,18 @@ def test_losses_are_those_of_the_formula(name, feature):
     attached(model, alpha=0.3, gt_weight=0.5, kd_weight=2.0, temperature=3.0, feature=feature)
     losses = seeded_loss(model, data)
     levels = ('p3', 'p4', 'p5') if name == 'retinanet' else ('p2', 'p3', 'p4', 'p5')
-    assert {k for k in losses if k.startswith('kd.')} == {f'kd.loss_{level}' for level in levels}
+    assert {k for k in losses if k.startswith('kd.loss')} == {f'kd.loss_{level}' for level in levels}
     for index, level in enumerate(levels):
-        kl = FEATURE_KLS[feature](feats['FFFF'][index], feats['TTTT'][index], 3.0)
+        kl = FEATURE_LOSSES[feature](feats['FFFF'][index], feats['TTTT'][index], 3.0)
         assert torch.allclose(losses[f'kd.loss_{level}'], 0.7 * 2.0 * 9.0 * kl) and kl > 0
     for net, weight in (('super', 0.3), ('base', 0.35)):
         for key, value in expected[net].items():
             factor = weight if 'loss' in key else 1.0
             assert torch.allclose(losses[f'{net}.{key}'], factor * value, rtol=1e-6), key
-    assert len(losses) == len(levels) + sum(map(len, expected.values()))
+    task = sum(v for k, v in losses.items() if k.startswith(('super.loss', 'base.loss')))
+    kd = sum(v for k, v in losses.items() if k.startswith('kd.loss'))
+    assert torch.allclose(losses['kd.to_task'], kd / task)
+    assert len(losses) == len(levels) + 1 + sum(map(len, expected.values()))
 
 
 def test_parse_losses_adds_up_what_is_logged():
@@ -71,14 +74,14 @@ def test_kl_trains_only_the_base_net_side():
     data = batch(model)
     attached(model, gt_weight=0.0)
     losses = model(**data, mode='loss')
-    sum(value for key, value in losses.items() if key.startswith('kd.')).backward()
+    sum(value for key, value in losses.items() if key.startswith('kd.loss')).backward()
     skipped = [p for block in model.backbone.skipped_blocks('TTTT') for p in block.parameters()]
     own = [p for norm in model.backbone.idle_norms('TTTT') for p in norm.parameters()]
     assert all(p.grad is None for p in (*skipped, *own))  # what only the super-net runs
     assert all(p.grad is not None for norm in model.backbone.idle_norms('FFFF') for p in norm.parameters())
 
 
-@pytest.mark.parametrize('feature', FEATURE_KLS)
+@pytest.mark.parametrize('feature', FEATURE_LOSSES)
 def test_kl_falls_in_training(feature):
     model = small()
     data = batch(model)
@@ -86,7 +89,7 @@ def test_kl_falls_in_training(feature):
     optimizer = torch.optim.Adam([p for n, p in model.backbone.named_parameters() if '_skip' in n], lr=3e-3)
     history = []
     for _ in range(6):
-        kl = sum(v for k, v in seeded_loss(model, data).items() if k.startswith('kd.'))
+        kl = sum(v for k, v in seeded_loss(model, data).items() if k.startswith('kd.loss'))
         history.append(kl.item())
         optimizer.zero_grad()
         kl.backward()
@@ -122,7 +125,7 @@ def test_without_truth_the_base_net_runs_backbone_and_neck_only(gt_weight, heads
 def test_joint_training_without_distillation():
     model = small()
     attached(model, kd_weight=0.0)
-    assert not any(key.startswith('kd.') for key in model(**batch(model), mode='loss'))
+    assert not any(key.startswith('kd.loss') for key in model(**batch(model), mode='loss'))
 
 
 def test_ramp_scales_the_kl_alone():
@@ -199,7 +202,7 @@ def test_autocast_keeps_the_kl_in_float32():
         neck_outputs = model.extract_feat(data['inputs'])
         losses = model(**data, mode='loss')
     assert neck_outputs[0].dtype == torch.bfloat16
-    assert all(value.dtype == torch.float32 for key, value in losses.items() if key.startswith('kd.'))
+    assert all(value.dtype == torch.float32 for key, value in losses.items() if key.startswith('kd.loss'))
     sum(sum(v) if isinstance(v, list) else v for v in losses.values()).backward()
 
 
@@ -237,7 +240,7 @@ def test_chosen_levels():
     model = small()
     attached(model, levels=(1, 4))
     losses = model(**batch(model), mode='loss')
-    assert [key for key in losses if key.startswith('kd.')] == ['kd.loss_p3', 'kd.loss_p6']
+    assert [key for key in losses if key.startswith('kd.loss')] == ['kd.loss_p3', 'kd.loss_p6']
 
 
 @pytest.mark.parametrize(
@@ -248,8 +251,8 @@ def test_chosen_levels():
         (dict(levels=(-1,)), r'but got \[-1\]'),
         (dict(alpha=1.5), 'alpha.*0 to 1, but got 1.5'),
         (dict(gt_weight=0, kd_weight=0), 'leaves the base-net untrained'),
-        (dict(kd_weight=-1), 'but got 1.0 and -1'),
-        (dict(feature='cosine'), "gap_channel, spatial, but got 'cosine'"),
+        (dict(kd_weight=-1), 'but got 1.0, -1, 0.0'),
+        (dict(feature='cosine'), "one of gap_channel, .*, std_l2, but got 'cosine'"),
         (dict(temperature=0), 'temperature should be positive, but got 0'),
     ],
     ids=str,

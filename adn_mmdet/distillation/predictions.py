@@ -1,0 +1,83 @@
+"""KL between the class predictions of super-net and base-net: ŷ of arXiv 2312.16392, Algorithm 1."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+from mmdet.models.detectors import BaseDetector
+from mmdet.models.roi_heads import StandardRoIHead
+from torch import Tensor, nn
+
+from ..errors import UserError
+from .calls import Calls
+from .losses import sigmoid_kl, softmax_kl
+
+
+class PredictionKL:
+    """The prediction losses of one detector.
+
+    ==================  =============================================================================================
+    ``loss_rpn_cls``    two-stage detectors: objectness of all anchors
+    ``loss_cls``        two-stage: classes of the regions that the super-net proposed and sampled, the same for both
+                        nets, so that row by row one and the same region is compared; dense: classes of all anchors
+    ==================  =============================================================================================
+
+    Args:
+        detector: with a dense head (RPN or the only one) of mmdet's usual kind; where it has a RoI head, one of a
+            single stage.
+
+    Raises:
+        UserError: other heads.
+    """
+
+    def __init__(self, detector: BaseDetector) -> None:
+        self.roi_head: Any = getattr(detector, 'roi_head', None)
+        self.dense_head: Any = getattr(detector, 'rpn_head' if self.roi_head else 'bbox_head', None)
+        heads = [head for head in (self.dense_head, self.roi_head) if head is not None]
+        if not self._is_supported():
+            found = ' and '.join(type(head).__name__ for head in heads) or 'no head'
+            raise UserError(
+                'prediction_weight needs a dense head with class logits for each anchor or position, and a RoI head of '
+                f'one stage where there is one, but {type(detector).__name__} has {found}: set prediction_weight=0'
+            )
+
+    def _is_supported(self) -> bool:
+        dense, roi = self.dense_head, self.roi_head
+        has_logits = hasattr(dense, 'use_sigmoid_cls') and hasattr(dense, 'cls_out_channels')
+        return isinstance(dense, BaseDenseHead) and has_logits and (roi is None or isinstance(roi, StandardRoIHead))
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """The modules whose calls :meth:`losses` reads."""
+        return [self.dense_head] + (
+            [self.roi_head.bbox_roi_extractor, self.roi_head.bbox_head] if self.roi_head else []
+        )
+
+    def losses(self, super_calls: Calls, base_calls: Calls, base_feats: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """Compare the predictions of two passes over the same batch.
+
+        Args:
+            super_calls: the calls of :attr:`modules` in the super-net's pass.
+            base_calls: those in the base-net's; without any, the dense head is run on ``base_feats``.
+            base_feats: the base-net's neck outputs.
+
+        Returns:
+            Scalars by name, not weighted.
+        """
+        _, super_dense = super_calls[self.dense_head][0]
+        base_dense = base_calls[self.dense_head][0][1] if base_calls[self.dense_head] else self.dense_head(base_feats)
+        kl = sigmoid_kl if self.dense_head.use_sigmoid_cls else softmax_kl
+        dense = kl(self._logits(super_dense), self._logits(base_dense))
+        if self.roi_head is None:
+            return {'loss_cls': dense}
+        (_, rois), _ = super_calls[self.roi_head.bbox_roi_extractor][0]
+        _, (super_logits, _) = super_calls[self.roi_head.bbox_head][0]
+        base_logits = self.roi_head._bbox_forward(base_feats, rois.detach())['cls_score']
+        return {'loss_rpn_cls': dense, 'loss_cls': softmax_kl(super_logits, base_logits)}
+
+    def _logits(self, outputs: tuple[list[Tensor], ...]) -> Tensor:
+        """Class logits of all levels, each (N, anchors · K, H, W), as rows (all anchors, K)."""
+        num_classes = self.dense_head.cls_out_channels
+        return torch.cat([level.permute(0, 2, 3, 1).reshape(-1, num_classes) for level in outputs[0]])
