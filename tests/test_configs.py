@@ -4,13 +4,17 @@ import sys
 import pytest
 from mmdet.registry import MODELS, TRANSFORMS
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.registry import HOOKS, init_default_scope
 from tiny import ROOT
 
 from adn_mmdet import SkipConfig
 from adn_mmdet.evaluation import count_costs, default_input_size
 
-CONFIGS = sorted(path.stem for path in (ROOT / 'configs').glob('*.py'))
+CONFIGS = sorted(
+    str(path.relative_to(ROOT / 'configs'))[:-3]
+    for path in (ROOT / 'configs').rglob('[!_]*.py')
+    if path.parent.name != '_base_'
+)
 TYPES = {'adn': 'AdaptiveDepthResNet', 'base': 'ShallowResNet'}
 
 
@@ -59,6 +63,29 @@ def test_cost_is_that_of_the_paper(detector, super_net, base_net):
     codes = [SkipConfig.super_net(4), SkipConfig.base_net(4)]
     costs = [cost.gmacs for cost in count_costs(MODELS.build(cfg.model), codes, (800, 1280))]
     assert costs == pytest.approx([super_net, base_net], rel=2e-3)
+
+
+# The rows of the paper's Table 4: whether there are two sets of norms, and what the distillation compares.
+@pytest.mark.parametrize(
+    'row, norms, features, predictions',
+    [
+        ('no_norms_no_kd', False, False, False),
+        ('no_norms', False, True, False),
+        ('no_kd', True, False, False),
+        ('both', True, True, False),
+        ('prediction_kd', True, False, True),
+    ],
+)
+def test_ablations_switch_off_what_they_say(row, norms, features, predictions):
+    cfg = load(f'ablations/faster_rcnn_r50_adn_{row}_1x_coco')
+    hook = HOOKS.build(cfg.custom_hooks[0])
+    assert cfg.model.backbone.get('skip_aware_norm', True) == norms
+    assert [bool(hook.settings[f'{part}_weight']) for part in ('kd', 'prediction')] == [features, predictions]
+    plain = load('faster_rcnn_r50_adn_1x_coco')
+    for part in ('custom_hooks', 'filename'):
+        cfg.pop(part, None), plain.pop(part, None)
+    cfg.model.backbone.pop('skip_aware_norm', None)
+    assert cfg.to_dict() == plain.to_dict()  # nothing else differs
 
 
 def test_mmdets_own_api_needs_no_import_of_ours(elsewhere):
