@@ -35,7 +35,11 @@ class StuckNormsHook(Hook):
         """Compare, once. The model is still in training mode, in which a norm that evaluates is frozen."""
         means, self.means = self.means, {}
         cloned = find_backbone(runner.model).num_untrained_norms
-        stuck = sum(torch.equal(norm.running_mean, mean) for norm, mean in means.items() if cloned or norm.training)
+        stuck = sum(
+            torch.equal(norm.get_buffer('running_mean'), mean)
+            for norm, mean in means.items()
+            if cloned or norm.training
+        )
         if stuck:
             runner.logger.warning(
                 f'the statistics of {stuck} of {len(means)} skip-aware norms have not moved in this training, so that '

@@ -62,7 +62,8 @@ class SubNetValLoop(ValLoop):
         for code in self.codes:
             with self.backbone.using_skip(code):
                 own = self._evaluate()
-            metrics = metrics or dict(own)
+            if code == self.codes[0]:
+                metrics.update(own)
             metrics.update((f'{code}/{name}', value) for name, value in own.items())
         self.runner.call_hook('after_val_epoch', metrics=metrics)
         self.runner.call_hook('after_val')
