@@ -11,6 +11,7 @@ from .errors import UserError  # noqa: E402
 from .evaluation import ExactCocoMetric, StuckNormsHook, SubNetValLoop, load_norms, recalibrate  # noqa: E402
 from .features import extract_feats  # noqa: E402
 from .skip_config import SkipConfig  # noqa: E402
+from .training import train  # noqa: E402
 
 __version__ = '0.1.0'
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     'load_norms',
     'recalibrate',
     'set_skip',
+    'train',
 ]

@@ -1,16 +1,17 @@
-"""Train a detector; mmdet's flags."""
+"""Train a detector; mmdet's flags.
+
+Exit codes: 0, 2 for what is said in one line, 75 (PREEMPTED) after SIGTERM or SIGUSR1, when a checkpoint was saved that
+--resume goes on from.
+"""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 
-import torch
 from _command import command, run_config, run_parser
-from mmengine.runner import Runner
 
-from adn_mmdet import UserError
-from adn_mmdet.preflight import require_data, require_weights
+from adn_mmdet.training import train
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -29,24 +30,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     args = parse_args(argv)
-    cfg = run_config(args)
-    if args.amp:
-        if not torch.cuda.is_available():
-            raise UserError('--amp needs a GPU, and torch sees none: train without it')
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.loss_scale = 'dynamic'
-    if args.auto_scale_lr:
-        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
-            raise UserError(f'--auto-scale-lr needs auto_scale_lr.base_batch_size, which {args.config} does not set')
-        cfg.auto_scale_lr.enable = True
-    if args.resume:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
-    require_weights(cfg)
-    require_data(cfg.train_dataloader)
-    if cfg.get('val_dataloader'):
-        require_data(cfg.val_dataloader)
-    Runner.from_cfg(cfg).train()
+    train(run_config(args), args.resume, args.amp, args.auto_scale_lr)
 
 
 if __name__ == '__main__':

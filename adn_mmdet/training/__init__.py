@@ -1,0 +1,16 @@
+from .checkpoint_hook import AtomicCheckpointHook
+from .exact_resume import ExactResumeHook
+from .finite_loss import FiniteLossHook
+from .loss_scale import LossScaleHook
+from .preemption import PREEMPTED, PreemptionHook
+from .run import train
+
+__all__ = [
+    'PREEMPTED',
+    'AtomicCheckpointHook',
+    'ExactResumeHook',
+    'FiniteLossHook',
+    'LossScaleHook',
+    'PreemptionHook',
+    'train',
+]

@@ -1,0 +1,77 @@
+"""PreemptionHook: a process that is told to go saves the training first."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from .checkpoint_hook import AtomicCheckpointHook
+from .ranks import any_rank
+
+PREEMPTED = 75  # the exit code; EX_TEMPFAIL of sysexits.h: try again later
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+FILENAME = 'preempted.pth'
+
+
+@HOOKS.register_module()
+class PreemptionHook(Hook):
+    """On SIGTERM or SIGUSR1, finish the iteration, save ``preempted.pth`` and exit with code :data:`PREEMPTED`.
+
+    ``--resume`` goes on from there, with :class:`ExactResumeHook` also in the middle of an epoch. One rank that is told
+    is enough: all of them stop after the same iteration. With accumulated gradients that is one that uses them up. In a
+    validation the process goes at once where the iteration is saved already, and at its end otherwise.
+    """
+
+    priority = 'LOWEST'  # when all others are through with the iteration
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+        self.handlers: dict[int, Any] = {}
+
+    def before_train(self, runner: Runner) -> None:
+        """Listen. Python lets only its main thread do so."""
+        self.checkpoints = next((hook for hook in runner.hooks if isinstance(hook, AtomicCheckpointHook)), None)
+        if threading.current_thread() is threading.main_thread():
+            self.handlers = {number: signal.signal(number, self._note) for number in SIGNALS}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = signal.Signals(number).name
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        """Go, where any rank was told to."""
+        if runner.optim_wrapper.should_update() and any_rank(self.received is not None):
+            self._go(runner, runner.iter + 1)
+
+    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Go at once where that loses nothing; ranks need not agree on it, and could not."""
+        if self.received and self.checkpoints and self.checkpoints.saved_iter == runner.iter:
+            self._go(runner, runner.iter)
+
+    def after_val(self, runner: Runner) -> None:
+        """Go, where any rank was told to."""
+        if self.handlers and any_rank(self.received is not None):
+            self._go(runner, runner.iter)
+
+    def _go(self, runner: Runner, iteration: int) -> None:
+        if self.checkpoints and self.checkpoints.saved_iter != iteration:
+            self.checkpoints.save_as(runner, FILENAME, dict(epoch=runner.epoch, iter=iteration))
+        saved = f'{self.checkpoints.last_ckpt}, go on with --resume' if self.checkpoints else 'nowhere'
+        told = self.received or 'a signal to another rank'
+        runner.logger.warning(f'{told}: stopping after iteration {iteration}, saved in {saved}')
+        raise SystemExit(PREEMPTED)
+
+    def restore_handlers(self, runner: Runner) -> None:
+        """Leave the process as it was; :func:`~adn_mmdet.training.train` calls it after exceptions too."""
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+        self.handlers = {}
+
+    after_train = restore_handlers
