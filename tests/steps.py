@@ -10,12 +10,12 @@ from mmdet.testing import demo_mm_inputs
 Record = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
 
-def raw_batch(detector: str, seed: int, num_items: list[int] | None = None) -> dict[str, Any]:
+def raw_batch(detector: str, seed: int, num_items: list[int] | None = None, size: int = 64) -> dict[str, Any]:
     """Two images of noise with objects, as a data loader gives them; the RoI samplers that follow are seeded too."""
     torch.manual_seed(seed)
     items = num_items or [1 + seed, 2]
-    data = demo_mm_inputs(2, [[3, 64, 64]] * 2, num_items=items, num_classes=3, with_mask=detector == 'mask_rcnn')
-    data['inputs'] = list(torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8))
+    data = demo_mm_inputs(2, [[3, size, size]] * 2, num_items=items, num_classes=3, with_mask=detector == 'mask_rcnn')
+    data['inputs'] = list(torch.randint(256, (2, 3, size, size), dtype=torch.uint8))
     return data
 
 

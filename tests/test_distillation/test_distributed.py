@@ -45,7 +45,7 @@ def own_gradients(model, name, seed):
     return {key: parameter.grad for key, parameter in model.named_parameters()}
 
 
-@pytest.mark.parametrize('settings', [{}, dict(gt_weight=0.0)], ids=str)
+@pytest.mark.parametrize('settings', [{}, dict(gt_weight=0.0), dict(mode='sequential')], ids=str)
 def test_two_ranks_give_the_mean_of_their_own_gradients(settings, tmp_path):
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
