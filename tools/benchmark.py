@@ -1,45 +1,61 @@
-"""Time the backbone at several depths against stock ResNet, interleaved, and the switch of depths."""
+"""Time the backbone at several depths, or a training step, against stock nets: interleaved in one run, medians."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 from _command import command
 from mmdet.models import ResNet
+from mmengine.config import Config
+from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.table import Table
 
-from adn_mmdet import AdaptiveDepthResNet, SkipConfig
+from adn_mmdet import AdaptiveDepthResNet, SkipConfig, UserError
 from adn_mmdet.evaluation.latency import interleaved_medians
+from adn_mmdet.evaluation.step_time import ADN, ADN_FEATURES, BASE_NET, SUPER_NET, training_steps
+
+DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
+CONFIGS = Path(__file__).parents[1] / 'configs'
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    backbone = parser.add_subparsers(dest='what', required=True).add_parser('backbone', help='the backbone alone')
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(required=True)
+
+    def add(run: Any, name: str, text: str, shape: tuple[int, int], batch_size: int, rounds: int) -> Any:
+        sub = commands.add_parser(name, help=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        sub.set_defaults(run=run)
+        sub.add_argument('--shape', type=int, nargs=2, default=shape, metavar=('H', 'W'), help='of the images')
+        sub.add_argument('--batch-size', type=int, default=batch_size, help='images a call')
+        sub.add_argument('--rounds', type=int, default=rounds, help='timed calls of each')
+        sub.add_argument('--json', type=Path, help='write the result here as well')
+        return sub
+
+    backbone = add(time_backbone, 'backbone', 'the backbone alone, and the switch of depths', (320, 320), 1, 60)
     backbone.add_argument('--depth', type=int, default=50, help='50 or 101')
     backbone.add_argument('--skip', default='FFFF,TTTT', help='codes to time')
-    backbone.add_argument('--shape', type=int, nargs=2, default=(320, 320), metavar=('H', 'W'))
-    backbone.add_argument('--batch-size', type=int, default=1)
-    backbone.add_argument('--rounds', type=int, default=60, help='timed calls of each')
+    train = add(time_training, 'train', 'a training step of ADN and of the nets it replaces', (800, 1280), 2, 20)
+    train.add_argument('--config', default='faster_rcnn', help='faster_rcnn, mask_rcnn, retinanet, or an ADN config')
     return parser.parse_args(argv)
 
 
-@command
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line."""
-    args = parse_args(argv)
-    codes = SkipConfig.parse_list(args.skip, 4)
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    adaptive = AdaptiveDepthResNet(args.depth).to(device).eval()
-    stock = ResNet(args.depth).to(device)
+def time_backbone(args: argparse.Namespace) -> tuple[dict[str, float], dict[str, float]]:
+    """Seconds of stock ResNet and of each code, and the ratios to stock and to the first code."""
+    codes = [str(code) for code in SkipConfig.parse_list(args.skip, 4)]
+    adaptive = AdaptiveDepthResNet(args.depth).to(DEVICE).eval()
+    stock = ResNet(args.depth).to(DEVICE)
     stock.eval()
-    images = torch.rand(args.batch_size, 3, *args.shape, device=device)
-    functions = {f'stock ResNet-{args.depth}': partial(stock, images)}
-    functions |= {str(code): partial(adaptive, images, code) for code in codes}
+    images = torch.rand(args.batch_size, 3, *args.shape, device=DEVICE)
+    reference = f'stock ResNet-{args.depth}'
+    functions = {reference: partial(stock, images)} | {code: partial(adaptive, images, code) for code in codes}
     with torch.inference_mode():
         seconds = interleaved_medians(functions, args.rounds)
 
@@ -47,18 +63,44 @@ def main(argv: Sequence[str] | None = None) -> None:
         for _ in range(1000):
             adaptive.set_skip('TFTF')
 
-    switches = interleaved_medians({'set_skip': switch}, args.rounds)
-    reference = next(iter(seconds.values()))
+    pairs = [(code, other) for other in (reference, codes[0]) for code in codes if code != other]
+    ratios = {f'{code} / {other}': seconds[code] / seconds[other] for code, other in pairs}
+    seconds['set_skip'] = interleaved_medians({'set_skip': switch}, args.rounds)['set_skip'] / 1000
+    return seconds, ratios
+
+
+def time_training(args: argparse.Namespace) -> tuple[dict[str, float], dict[str, float]]:
+    """Seconds of a step of each net, and the ratios of ADN to the individual nets together."""
+    path = Path(args.config) if args.config.endswith('.py') else CONFIGS / f'{args.config}_r50_adn_1x_coco.py'
+    if not path.is_file():
+        raise UserError(f'there is no config {path}: give faster_rcnn, mask_rcnn, retinanet, or the path of one')
+    steps = training_steps(Config.fromfile(path), args.shape, args.batch_size, DEVICE)
+    seconds = interleaved_medians(steps, args.rounds, warmup=3)
+    both = seconds[SUPER_NET] + seconds[BASE_NET]
+    return seconds, {f'{name} / both individual nets': seconds[name] / both for name in (ADN, ADN_FEATURES)}
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    args = parse_args(argv)
+    MMLogger.get_instance('benchmark', log_level='WARNING')  # else every initialised weight is a line
+    seconds, ratios = args.run(args)
     height, width = args.shape
-    table = Table(title=f'{args.batch_size}×3×{height}×{width}, {device}, {torch.get_num_threads()} threads, '
-                  f'median of {args.rounds} interleaved rounds')  # fmt: skip
-    for column in ('backbone', 'ms', '/ stock', '/ first code'):
-        table.add_column(column, justify='left' if column == 'backbone' else 'right')
+    title = f'{args.batch_size}×3×{height}×{width}, {DEVICE}, {torch.get_num_threads()} threads, '
+    table = Table(title=title + f'medians of {args.rounds} interleaved rounds')
+    table.add_column('what')
+    table.add_column('ms', justify='right')
+    table.add_column('ratio', justify='right')
     for name, value in seconds.items():
-        table.add_row(name, f'{1e3 * value:.1f}', f'{value / reference:.3f}', f'{value / seconds[str(codes[0])]:.3f}')
-    console = Console(file=sys.stdout)
-    console.print(table)
-    console.print(f'set_skip: {1e3 * switches["set_skip"]:.1f} µs')
+        table.add_row(name, f'{1e3 * value:.4g}')
+    for name, value in ratios.items():
+        table.add_row(name, '', f'{value:.3f}')
+    Console(file=sys.stdout).print(table)
+    if args.json:
+        run = {key: value for key, value in vars(args).items() if key not in ('run', 'json')}
+        run |= dict(device=DEVICE, threads=torch.get_num_threads(), torch=torch.__version__)
+        args.json.write_text(json.dumps(dict(run=run, seconds=seconds, ratios=ratios), indent=2) + '\n')
 
 
 if __name__ == '__main__':
