@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from mmdet.evaluation import DumpDetResults
 from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
+from mmengine.dataset import BaseDataset
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
@@ -60,23 +62,12 @@ def evaluate_sub_nets(
     cfg.load_from = None  # loaded below, strictly
     runner = Runner.from_cfg(cfg)
     load_for_testing(runner.model, checkpoint, codes or (), allow_untrained, allow_mismatch)
-    checkpoint_sha256 = file_sha256(checkpoint)
+    run = _describe_run(cfg, checkpoint, runner.test_dataloader.dataset) | {'input_size': list(input_size)}
     if norms:
-        load_norms(runner.model, norms, checkpoint_sha256, codes or ())
+        load_norms(runner.model, norms, run['checkpoint_sha256'], codes or ())
+        run['norms_sha256'] = file_sha256(norms)
     if dump:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=dump))
-    dataset = runner.test_dataloader.dataset
-    annotations = annotation_file(cfg.test_dataloader)
-    run = {
-        'name': Path(cfg.filename).stem,
-        'config': cfg.filename,
-        'checkpoint_sha256': checkpoint_sha256,
-        'annotations_sha256': file_sha256(annotations) if annotations else None,
-        'classes': list(dataset.metainfo['classes']),
-        'num_images': len(dataset),
-        'input_size': list(input_size),
-        **({'norms_sha256': file_sha256(norms)} if norms else {}),
-    }
     rows: list[Row] = []
     for row in iterate_sub_nets(runner, codes, input_size):
         if runner.rank == 0:
@@ -85,6 +76,19 @@ def evaluate_sub_nets(
         height, width = input_size
         print_table(rows, f'{run["name"]}, {run["num_images"]} images, costs at {height}×{width}')
     return rows
+
+
+def _describe_run(cfg: Config, checkpoint: str | os.PathLike[str], dataset: BaseDataset) -> dict[str, Any]:
+    """What the numbers of a run depend on."""
+    annotations = annotation_file(cfg.test_dataloader)
+    return {
+        'name': Path(cfg.filename).stem,
+        'config': cfg.filename,
+        'checkpoint_sha256': file_sha256(checkpoint),
+        'annotations_sha256': file_sha256(annotations) if annotations else None,
+        'classes': list(dataset.metainfo['classes']),
+        'num_images': len(dataset),
+    }
 
 
 def choose_codes(cfg: Config, skip: str | None) -> list[SkipConfig] | None:
