@@ -104,6 +104,7 @@ def train(tmp_path, tiny_options, **settings):
     """Two iterations of the demo with this loop; the exit code and the log."""
     cfg = Config.fromfile(DEMO_CONFIG)
     cfg.merge_from_dict(dict(val_cfg=dict(type='SubNetValLoop'), **settings))
+    cfg.visualizer.name = str(tmp_path)  # one of an earlier run's name would write into that run's folder
     cfg.dump(tmp_path / 'config.py')
     argv = [str(tmp_path / 'config.py'), '--work-dir', str(tmp_path), *tiny_options]
     options = ['train_cfg.max_iters=2', 'train_cfg.val_interval=1', 'val_dataloader.dataset.indices=2']
