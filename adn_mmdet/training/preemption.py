@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from torch.utils.data import DataLoader
 
 from .checkpoint_hook import AtomicCheckpointHook
 from .ranks import any_rank
@@ -75,3 +79,24 @@ class PreemptionHook(Hook):
         self.handlers = {}
 
     after_train = restore_handlers
+
+
+def shield_workers(loader: DataLoader) -> DataLoader:
+    """Let the workers of a data loader outlive the signals, which schedulers send to a whole process group."""
+    if hasattr(signal, 'sigwaitinfo'):  # Linux
+        loader.worker_init_fn = functools.partial(_heed_parent_alone, loader.worker_init_fn)
+    return loader
+
+
+def _heed_parent_alone(then: Callable[[int], None] | None, worker_id: int) -> None:
+    """To exit at the parent's SIGTERM is torch's own rule; it also lets workers die of everyone else's."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+    def listen() -> None:
+        while signal.sigwaitinfo(SIGNALS).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=listen, daemon=True).start()
+    if then:
+        then(worker_id)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS, LOOPS, Registry, init_default_scope
 from mmengine.runner import Runner, ValLoop
 from torch import nn
+from torch.utils.data import DataLoader
 
 from ..errors import UserError
 from ..evaluation.run import choose_codes
 from ..preflight import require_data, require_weights
 from .failures import explain
+from .preemption import shield_workers
 from .resume import resume as resume_from
 
 # By their names in default_hooks, where a config sets them otherwise, or None to leave one out.
@@ -88,10 +92,16 @@ def _is_adaptive(cfg: Config) -> bool:
     return 'backbone' in cfg.model and choose_codes(cfg, None) is not None
 
 
+class _Runner(Runner):
+    @staticmethod
+    def build_dataloader(*args: Any, **kwargs: Any) -> DataLoader:
+        return shield_workers(Runner.build_dataloader(*args, **kwargs))
+
+
 def _run(cfg: Config) -> nn.Module:
     runner = None
     try:
-        runner = Runner.from_cfg(cfg)
+        runner = _Runner.from_cfg(cfg)
         return runner.train()
     except (RuntimeError, OSError) as error:
         message = explain(error, runner.model if runner else None)

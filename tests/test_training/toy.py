@@ -21,13 +21,13 @@ names = itertools.count()
 
 @MODELS.register_module()
 class ToyModel(BaseModel):
-    """``weight`` MB of weights make a save take its time."""
+    """``weight`` MB of weights make a save take its time; ``unused`` adds some that no loss depends on."""
 
-    def __init__(self, weight=0):
+    def __init__(self, weight=0, unused=False):
         super().__init__()
         self.layers = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 1))
         self.ballast = torch.nn.Parameter(torch.zeros(weight << 18))
-        self.unused = torch.nn.Linear(2, 2) if weight < 0 else None
+        self.unused = torch.nn.Linear(2, 2) if unused else None
 
     def forward(self, inputs, data_samples=None, mode='loss'):
         features = torch.nn.functional.dropout(torch.stack(inputs), training=self.training)
@@ -92,6 +92,12 @@ def sigterm(runner, data_batch):
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+class ToyConfig(Config):
+    """Not formatted as Python code: that takes longer than to train."""
+
+    pretty_text = ''
+
+
 def toy_config(work_dir, by_epoch=True, hooks=(), weight=0, **checkpoint):
     """Two epochs of six iterations, saved and validated twice."""
     sampler = 'DefaultSampler' if by_epoch else 'InfiniteSampler'
@@ -100,7 +106,7 @@ def toy_config(work_dir, by_epoch=True, hooks=(), weight=0, **checkpoint):
     iters = dict(type='IterBasedTrainLoop', max_iters=NUM_EPOCHS * ITERS_PER_EPOCH, val_interval=ITERS_PER_EPOCH)
     interval = 1 if by_epoch else ITERS_PER_EPOCH
     val_loader = dict(loader, sampler=dict(type='DefaultSampler', shuffle=False))
-    return Config(
+    return ToyConfig(
         dict(
             default_scope='mmdet',
             work_dir=str(work_dir),

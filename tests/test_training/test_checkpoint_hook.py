@@ -1,0 +1,88 @@
+import os
+
+import pytest
+import torch
+from mmengine.fileio import LocalBackend
+from test_training.toy import at, toy_config, toy_train
+
+from adn_mmdet import UserError, train
+from adn_mmdet.checkpoints import load_from_local
+from adn_mmdet.training.atomic_backend import AtomicBackend
+
+
+def files(folder):
+    return sorted(path.name for path in folder.glob('*.p*'))
+
+
+def test_a_full_disk_is_said_and_the_older_checkpoint_is_whole(tmp_path):
+    def fill(runner, data_batch):
+        os.symlink('/dev/full', tmp_path / 'epoch_2.pth.partial')
+
+    with pytest.raises(UserError, match=r'cannot save .*epoch_2.pth \(No space left on device\): make room') as error:
+        toy_train(tmp_path, hooks=[at(8, fill)], max_keep_ckpts=1)
+    assert '\n' not in str(error.value)
+    assert files(tmp_path) == ['epoch_1.pth'] and (tmp_path / 'last_checkpoint').read_text().endswith('epoch_1.pth')
+    assert load_from_local(tmp_path / 'epoch_1.pth', 'cpu')['meta']['epoch'] == 1
+    toy_train(tmp_path, 'auto', max_keep_ckpts=1)
+    assert files(tmp_path) == ['epoch_2.pth']
+
+
+def test_a_file_that_was_there_stays_until_the_new_one_is_whole(tmp_path):
+    path, backend = tmp_path / 'file', AtomicBackend()
+    backend.put_text('old', path)
+    os.symlink('/dev/full', f'{path}.partial')
+    with pytest.raises(UserError, match='cannot save'):
+        backend.put_text('new', path)
+    assert path.read_text() == 'old' and files(tmp_path) == []
+    with pytest.raises(UserError, match=r'cannot save .*file/below \(Not a directory\)'):
+        backend.put(b'', path / 'below')
+
+
+@pytest.mark.parametrize('keys', ['score', ['score', 'other']], ids=['one', 'two'])
+def test_nothing_is_deleted_before_its_successor_is_there(tmp_path, monkeypatch, keys):
+    seen = []
+
+    def remove(self, path):
+        seen.append(files(tmp_path))
+        os.remove(path)
+
+    monkeypatch.setattr(LocalBackend, 'remove', remove)
+    monkeypatch.setattr('test_training.toy.ToyMetric.compute_metrics', lambda self, results: metrics(self))
+
+    def metrics(metric):
+        metric.count = getattr(metric, 'count', 0) + 1
+        return dict(score=metric.count, other=-metric.count)
+
+    toy_train(tmp_path, max_keep_ckpts=1, save_best=keys, rule='greater')
+    assert seen[0][:1] == ['best_score_epoch_1.pth'] and {'epoch_1.pth', 'epoch_2.pth'} <= set(seen[0])
+    assert {'best_score_epoch_1.pth', 'best_score_epoch_2.pth', 'epoch_2.pth'} <= set(seen[1]) and len(seen) == 2
+    others = [] if keys == 'score' else ['best_other_epoch_1.pth']
+    assert files(tmp_path) == [*others, 'best_score_epoch_2.pth', 'epoch_2.pth']
+    assert 'exact_resume' not in torch.load(tmp_path / 'best_score_epoch_2.pth', weights_only=False)
+
+
+def test_what_a_killed_save_left_is_removed_and_a_copied_folder_leaves_the_original_alone(tmp_path):
+    original, copy = tmp_path / 'original', tmp_path / 'copy'
+    toy_train(original, save_best='score', rule='greater')
+    before = files(original)
+    copy.mkdir()
+    for name in ('epoch_1.pth', 'best_score_epoch_1.pth'):
+        (copy / name).write_bytes((original / name if name in before else original / 'epoch_1.pth').read_bytes())
+    (copy / 'epoch_7.pth.partial').write_bytes(b'half')
+    toy_train(copy, str(copy / 'epoch_1.pth'), save_best='score', rule='greater')
+    assert files(original) == before and not any(copy.glob('*.partial'))
+
+
+def test_safety_hooks_can_be_left_out_or_be_ones_own(tmp_path):
+    cfg = toy_config(tmp_path)
+    cfg.merge_from_dict({'default_hooks.preemption': None, 'default_hooks.checkpoint': None})
+    cfg.default_hooks.finite_loss = dict(type='CheckInvalidLossHook')
+    train(cfg)
+    hooks = {name: hook.type for name, hook in cfg.default_hooks.items() if hook}
+    assert hooks == dict(
+        logger='LoggerHook',
+        finite_loss='CheckInvalidLossHook',
+        exact_resume='ExactResumeHook',
+        loss_scale='LossScaleHook',
+    )
+    assert files(tmp_path) == []
