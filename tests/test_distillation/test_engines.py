@@ -48,13 +48,10 @@ def attached_and_plain(name, settings=None, **backbone):
     return model, plain
 
 
-def train(model, *batches, wrapper=OptimWrapper, **options):
-    """Iterations as of the Runner: what each optimiser step began with, and the log of the last iteration."""
+def train(model, data, wrapper=OptimWrapper, **options):
+    """One iteration, as the Runner does it: what its optimiser step began with, and its log."""
     optimizer, records = watched_sgd(model, lr=LR)
-    optim_wrapper = wrapper(optimizer=optimizer, **options)
-    for data in batches:
-        log = model.train_step(data, optim_wrapper)
-    return records, log
+    return records, model.train_step(data, wrapper(optimizer=optimizer, **options))
 
 
 def check_step(model, records, expected, tolerance=1e-6):
@@ -159,17 +156,16 @@ def test_average_of_the_joint_weights():
         model.train_step(raw_batch(name, seed), OptimWrapper(optimizer))
         ema.after_train_iter(runner, seed)
     first, second = ({key: weight for key, (weight, _) in record.items()} for record in records[1:])
-    expected = dict(model.named_parameters())  # 0.75·(0.75·first + 0.25·second) + 0.25·third
+    third = dict(model.named_parameters())
     for key, weight in average.named_parameters():
-        mean = (1 - momentum) * ((1 - momentum) * first[key] + momentum * second[key]) + momentum * expected[key]
+        mean = (1 - momentum) * ((1 - momentum) * first[key] + momentum * second[key]) + momentum * third[key]
         assert furthest(weight, mean) <= 1e-6, key
     model.load_state_dict(average.state_dict())
     images = torch.rand(1, 3, 64, 64)
     feats = [extract_feats(net.eval(), images, ['TTTT'])['TTTT'] for net in (average, model)]
     assert all(torch.equal(*pair) for pair in zip(*feats))
-    data = raw_batch(name, 0)
     with average.backbone.using_skip('TTTT'):
-        assert len(average.test_step(data)) == 2
+        assert len(average.test_step(raw_batch(name, 0))) == 2
 
 
 @pytest.mark.parametrize('settings', MODES, ids=str)
