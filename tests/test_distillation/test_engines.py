@@ -1,4 +1,4 @@
-"""Every engine of a training takes the step of the formula, written out below from stock forwards of a plain copy."""
+"""Every engine of a training takes the step of the formula, which steps.py writes out."""
 
 import copy
 from contextlib import contextmanager
@@ -8,37 +8,14 @@ import pytest
 import torch
 from mmengine.hooks import EMAHook
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
-from steps import furthest, raw_batch, watched_sgd
+from steps import SETTINGS, furthest, gradients, raw_batch, reference_loss, watched_sgd
 from tiny import DETECTORS, build, tiny_config
 
 from adn_mmdet import SkipAwareDistillationHook, extract_feats
 from adn_mmdet.distillation import SelfDistillation
 
 LR = 0.1
-ALPHA, GT_WEIGHT, KD_WEIGHT, TEMPERATURE = 0.3, 0.5, 2.0, 3.0  # no term has a weight of 1
-SETTINGS = dict(alpha=ALPHA, gt_weight=GT_WEIGHT, kd_weight=KD_WEIGHT, temperature=TEMPERATURE)
 MODES = [{}, dict(mode='sequential')]
-
-
-def reference(plain, data):
-    """The loss of a batch: α·L(super) + (1−α)·[gt_weight·L(base) + kd_weight·T²·Σ KL(super ‖ base)]."""
-    data = plain.data_preprocessor(data, True)
-    feats, total = [], 0.0
-    handle = plain.neck.register_forward_hook(lambda _module, _inputs, output: feats.append(output))
-    for code, weight in (('FFFF', ALPHA), ('TTTT', (1 - ALPHA) * GT_WEIGHT)):
-        with plain.backbone.using_skip(code):
-            total = total + weight * plain.parse_losses(plain(**data, mode='loss'))[0]
-    handle.remove()
-    for super_feat, base_feat in list(zip(*feats))[: 3 if hasattr(plain, 'bbox_head') else 4]:
-        log_p = (super_feat.detach().float().mean((2, 3)) / TEMPERATURE).log_softmax(1)
-        log_q = (base_feat.float().mean((2, 3)) / TEMPERATURE).log_softmax(1)
-        kl = (log_p.exp() * (log_p - log_q)).sum(1).mean()
-        total = total + (1 - ALPHA) * KD_WEIGHT * TEMPERATURE**2 * kl
-    return total
-
-
-def gradients(model):
-    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
 def attached_and_plain(name, settings=None, **backbone):
@@ -70,7 +47,7 @@ def check_step(model, records, expected, tolerance=1e-6):
 def test_step_is_that_of_the_formula(name, settings, num_items):
     model, plain = attached_and_plain(name, settings)
     records, log = train(model, raw_batch(name, 0, num_items))
-    loss = reference(plain, raw_batch(name, 0, num_items))
+    loss = reference_loss(plain, raw_batch(name, 0, num_items))
     loss.backward()
     assert torch.isfinite(loss) and log['loss'].item() == pytest.approx(loss.item(), rel=1e-6)
     assert all(gradient.isfinite().all() for _, gradient in records[0].values())
@@ -96,7 +73,7 @@ def test_bfloat16(settings):
     records, log = train(model, raw_batch(name, 0, size=size), wrapper=Bfloat16OptimWrapper)
     assert dtypes == [torch.bfloat16] * 2 and log['kd.loss_p3'].dtype == torch.float32
     with torch.autocast('cpu', torch.bfloat16):
-        loss = reference(plain, raw_batch(name, 0, size=size))
+        loss = reference_loss(plain, raw_batch(name, 0, size=size))
     loss.backward()
     assert log['loss'].item() == pytest.approx(loss.item(), rel=1e-6)
     # The joint passes share a bfloat16 copy of the weights, which rounds the sum of their gradients.
@@ -112,7 +89,7 @@ def test_float16_with_a_gradient_scaler(settings):
     records, log = train(model, raw_batch(name, 0), wrapper=AmpOptimWrapper, loss_scale=scale, dtype='float16')
     assert log['kd.loss_p2'].dtype == torch.float32
     with torch.autocast('cuda', torch.float16):
-        loss = reference(plain, raw_batch(name, 0))
+        loss = reference_loss(plain, raw_batch(name, 0))
     (scale * loss).backward()
     assert log['loss'].item() == pytest.approx(loss.item(), rel=1e-3)
     check_step(model, records, {key: gradient / scale for key, gradient in gradients(plain).items()}, 2e-2)
@@ -129,14 +106,14 @@ def test_accumulated_batches_are_averaged(settings):
     assert not records and all(torch.equal(weight, before[key]) for key, weight in model.named_parameters())
     model.train_step(raw_batch(name, 1), wrapper)
     for seed in (0, 1):
-        (reference(plain, raw_batch(name, seed)) / 2).backward()
+        (reference_loss(plain, raw_batch(name, seed)) / 2).backward()
     check_step(model, records, gradients(plain))
 
 
 def test_clipping_is_of_the_joint_gradient():
     name = 'faster_rcnn'
     model, plain = attached_and_plain(name)
-    reference(plain, raw_batch(name, 0)).backward()
+    reference_loss(plain, raw_batch(name, 0)).backward()
     norm = torch.cat([gradient.flatten() for gradient in gradients(plain).values()]).double().norm()
     records, _ = train(model, raw_batch(name, 0), clip_grad=dict(max_norm=norm.item() / 4))
     check_step(model, records, {key: gradient / 4 for key, gradient in gradients(plain).items()})
