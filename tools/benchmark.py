@@ -20,7 +20,7 @@ from rich.table import Table
 
 from adn_mmdet import AdaptiveDepthResNet, SkipConfig, UserError
 from adn_mmdet.evaluation.latency import interleaved_medians
-from adn_mmdet.evaluation.step_time import ADN, ADN_FEATURES, BASE_NET, SUPER_NET, training_steps
+from adn_mmdet.evaluation.step_time import BASE_NET, SUPER_NET, training_steps
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 CONFIGS = Path(__file__).parents[1] / 'configs'
@@ -70,14 +70,17 @@ def time_backbone(args: argparse.Namespace) -> tuple[dict[str, float], dict[str,
 
 
 def time_training(args: argparse.Namespace) -> tuple[dict[str, float], dict[str, float]]:
-    """Seconds of a step of each net, and the ratios of ADN to the individual nets together."""
+    """Seconds of a step of each net, and the ratios of ADN's time and of what it holds for its backward."""
     path = Path(args.config) if args.config.endswith('.py') else CONFIGS / f'{args.config}_r50_adn_1x_coco.py'
     if not path.is_file():
         raise UserError(f'there is no config {path}: give faster_rcnn, mask_rcnn, retinanet, or the path of one')
     steps = training_steps(Config.fromfile(path), args.shape, args.batch_size, DEVICE)
     seconds = interleaved_medians(steps, args.rounds, warmup=3)
-    both = seconds[SUPER_NET] + seconds[BASE_NET]
-    return seconds, {f'{name} / both individual nets': seconds[name] / both for name in (ADN, ADN_FEATURES)}
+    both, alone = seconds[SUPER_NET] + seconds[BASE_NET], steps[SUPER_NET].peak_saved_bytes()
+    adn = [name for name in steps if name not in (SUPER_NET, BASE_NET)]
+    ratios = {f'time: {name} / both individual nets': seconds[name] / both for name in adn}
+    ratios |= {f'held activations: {name} / {SUPER_NET}': steps[name].peak_saved_bytes() / alone for name in adn}
+    return seconds, ratios
 
 
 @command

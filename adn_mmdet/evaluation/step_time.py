@@ -1,9 +1,10 @@
-"""Training steps to be timed: an any-depth detector beside the two nets that it replaces."""
+"""Training steps to be measured: an any-depth detector beside the two nets that it replaces."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,14 +18,30 @@ from mmengine.registry import HOOKS, init_default_scope
 from ..backbones.adaptive_depth import find_backbone
 from ..distillation import SelfDistillation
 from ..errors import UserError
+from .memory import peak_saved_bytes
 
-SUPER_NET, BASE_NET, ADN, ADN_FEATURES = 'individual super-net', 'individual base-net', 'ADN', 'ADN, gt_weight=0'
+SUPER_NET, BASE_NET, ADN = 'individual super-net', 'individual base-net', 'ADN'
+ADN_FEATURES, ADN_SEQUENTIAL = 'ADN, gt_weight=0', "ADN, mode='sequential'"
 NUM_OBJECTS = 7  # an image of COCO has 7.3
 
 
-def training_steps(
-    cfg: Config, shape: tuple[int, int], batch_size: int, device: str
-) -> dict[str, Callable[[], dict[str, Any]]]:
+@dataclass(frozen=True)
+class TrainingStep:
+    """One step of one net; calling it takes the step and gives its log."""
+
+    detector: BaseDetector
+    take: Callable[[], dict[str, Any]]
+
+    def __call__(self) -> dict[str, Any]:
+        """Take the step."""
+        return self.take()
+
+    def peak_saved_bytes(self) -> int:
+        """What it holds for its backward; see :func:`~adn_mmdet.evaluation.memory.peak_saved_bytes`."""
+        return peak_saved_bytes(self.take, self.detector)
+
+
+def training_steps(cfg: Config, shape: tuple[int, int], batch_size: int, device: str) -> dict[str, TrainingStep]:
     """One training step, as the Runner takes it, of each net: forward, backward, optimiser step.
 
     All nets have the same random weights and get the same images of noise, the samplers' seed is the same for every
@@ -37,8 +54,8 @@ def training_steps(
         device: where to train.
 
     Returns:
-        By net: the detector alone with all of its blocks, with the mandatory ones, the any-depth detector, and the same
-        with features only; each call gives the step's log.
+        By net: the detector alone with all of its blocks, with the mandatory ones, the any-depth detector, the same
+        with features only, and the same in sequential mode.
 
     Raises:
         UserError: ``cfg`` does not distil, or its detector has no adaptive depth.
@@ -58,6 +75,7 @@ def training_steps(
         BASE_NET: (shallow, None),
         ADN: (backbone, settings),
         ADN_FEATURES: (backbone, settings | {'gt_weight': 0.0}),
+        ADN_SEQUENTIAL: (backbone, settings | {'mode': 'sequential'}),
     }
     weights = detector.state_dict()
     steps = {}
@@ -78,9 +96,7 @@ def _hook_settings(cfg: Config) -> dict[str, Any]:
     return HOOKS.build(hooks[0]).settings
 
 
-def _training_step(
-    detector: BaseDetector, cfg: Config, shape: tuple[int, int], batch_size: int
-) -> Callable[[], dict[str, Any]]:
+def _training_step(detector: BaseDetector, cfg: Config, shape: tuple[int, int], batch_size: int) -> TrainingStep:
     optim_cfg = copy.deepcopy(cfg.optim_wrapper)
     optim_cfg.optimizer.lr = 0.0
     optim_wrapper = build_optim_wrapper(detector, optim_cfg)
@@ -97,4 +113,4 @@ def _training_step(
         torch.manual_seed(0)
         return detector.train_step(data, optim_wrapper)
 
-    return step
+    return TrainingStep(detector, step)
