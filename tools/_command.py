@@ -58,4 +58,16 @@ def run_config(args: argparse.Namespace) -> Config:
         torch.distributed.init_process_group('gloo')
         unused = cfg.get('find_unused_parameters', False)
         cfg.model_wrapper_cfg = dict(device_ids=None, broadcast_buffers=False, find_unused_parameters=unused)
+        cfg.sync_bn = None  # torch synchronises statistics of GPU tensors only
     return cfg
+
+
+def check_skip(args: argparse.Namespace) -> None:
+    """Refuse a ``--skip`` and a ``--cfg-options model.backbone.skip=`` that disagree.
+
+    Raises:
+        UserError: they do.
+    """
+    option = (args.cfg_options or {}).get('model.backbone.skip')
+    if args.skip is not None and option is not None and args.skip.upper() != option.upper():
+        raise UserError(f'--skip {args.skip} and model.backbone.skip={option} disagree: give one of them')

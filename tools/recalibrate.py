@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from _command import command, run_config, run_parser
+from _command import check_skip, command, run_config, run_parser
 
 from adn_mmdet import UserError
 from adn_mmdet.evaluation import recalibrate
@@ -26,9 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     if args.launcher != 'none':
         raise UserError(f'--launcher {args.launcher}: norms are recalibrated in one process, leave --launcher out')
-    option = (args.cfg_options or {}).get('model.backbone.skip')
-    if option is not None and args.skip.upper() != option.upper():
-        raise UserError(f'--skip {args.skip} and model.backbone.skip={option} disagree: give one of them')
+    check_skip(args)
     path = recalibrate(run_config(args), args.checkpoint, args.skip, args.batches, args.out)
     print(f'saved {path}, for tools/test.py --skip {args.skip} --norms {path}')
 

@@ -6,7 +6,7 @@ import argparse
 import os
 from collections.abc import Sequence
 
-from _command import command, run_config, run_parser
+from _command import check_skip, command, run_config, run_parser
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 
 from adn_mmdet import UserError
@@ -36,9 +36,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     args = parse_args(argv)
-    option = (args.cfg_options or {}).get('model.backbone.skip')
-    if args.skip is not None and option is not None and args.skip.upper() != option.upper():
-        raise UserError(f'--skip {args.skip} and model.backbone.skip={option} disagree: give one of them')
+    check_skip(args)
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
         raise UserError(f'--out should be a .pkl file, but got {args.out}')
     cfg = run_config(args)
