@@ -89,7 +89,10 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
     dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=num_iters, eta_min=0),
 ]
-default_hooks = dict(logger=dict(interval=20), checkpoint=dict(by_epoch=False, interval=num_iters, max_keep_ckpts=1))
+default_hooks = dict(
+    logger=dict(interval=20, log_metric_by_epoch=False),
+    checkpoint=dict(by_epoch=False, interval=num_iters, max_keep_ckpts=1),
+)
 log_processor = dict(by_epoch=False)
 randomness = dict(seed=0)
 visualizer = dict(line_width=2, alpha=0.5)  # thin: the images are small
