@@ -24,6 +24,7 @@ class AtomicBackend(LocalBackend):
         """
         partial = f'{filepath}{PARTIAL}'
         try:
+            os.makedirs(os.path.dirname(partial) or '.', exist_ok=True)
             with open(partial, 'wb') as file:
                 file.write(obj)
                 file.flush()

@@ -52,7 +52,9 @@ def _is_finite(values: Any) -> bool:
 
 
 def _describe(runner: Runner, data_batch: Any, losses: dict[str, Any]) -> str:
-    faulty = ', '.join(f'{name} = {float(value):g}' for name, value in losses.items() if not _is_finite(value))
+    faulty = ', '.join(
+        f'{name} = {torch.as_tensor(value).item():g}' for name, value in losses.items() if not _is_finite(value)
+    )
     rates = ', '.join(f'{name} = {values[0]:g}' for name, values in runner.optim_wrapper.get_lr().items())
     samples = data_batch.get('data_samples') if isinstance(data_batch, dict) else None
     images = ', '.join(str(sample.get('img_path')) for sample in samples or [])

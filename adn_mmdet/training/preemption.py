@@ -10,6 +10,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from mmengine.dist import barrier
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -67,6 +68,7 @@ class PreemptionHook(Hook):
     def _go(self, runner: Runner, iteration: int) -> None:
         if self.checkpoints and self.checkpoints.saved_iter != iteration:
             self.checkpoints.save_as(runner, FILENAME, dict(epoch=runner.epoch, iter=iteration))
+            barrier()  # launchers end all ranks when the first is gone: not before it is written
         saved = f'{self.checkpoints.last_ckpt}, go on with --resume' if self.checkpoints else 'nowhere'
         told = self.received or 'a signal to another rank'
         runner.logger.warning(f'{told}: stopping after iteration {iteration}, saved in {saved}')

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 from pathlib import Path
 
@@ -70,4 +69,5 @@ def find_checkpoint(work_dir: str | os.PathLike[str]) -> str | None:
 
 
 def _say(message: str) -> None:
-    print_log(message, logger='current', level=logging.WARNING)
+    if int(os.environ.get('RANK', 0)) == 0:  # there is no runner yet that knows
+        print_log(message)

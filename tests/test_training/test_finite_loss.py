@@ -22,7 +22,7 @@ def test_the_iteration_the_losses_the_images_and_the_rate_are_named(tmp_path):
         spoil_images(runner, data_batch)
 
     with pytest.raises(UserError) as error:
-        toy_train(tmp_path, by_epoch=False, hooks=[at(6, spoil)], weight=0)
+        toy_train(tmp_path, by_epoch=False, hooks=[at(6, spoil)])
     message = str(error.value)
     assert (
         message.startswith('iteration 6: loss = nan, loss_square = nan, loss_rest = nan, with ') and '\n' not in message

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from conftest import DEMO_CONFIG
+from mmengine.config import Config
 from test_training.toy import at, same_training, sigterm, toy_config, toy_train
 from tiny import load_tool
 
@@ -14,7 +15,7 @@ from adn_mmdet.checkpoints import load_from_local
 from adn_mmdet.training import PREEMPTED
 
 OUT_OF_MEMORY = (
-    'CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 15.77 GiB of which 1.10 GiB is free. '
+    'CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 15.77 GiB of which 1.1 GiB is free. '
     'Including non-PyTorch memory, this process has 14.67 GiB memory in use.'
 )
 
@@ -27,7 +28,7 @@ def fails_with(error):
 
 
 def test_no_room_on_the_gpu(tmp_path):
-    message = '2.50 GiB. GPU 0 .* 1.10 GiB is free. Lower the need: .*with_cp=True.*--amp.*batch_size'
+    message = '2.50 GiB. GPU 0 .* 1.1 GiB is free. Lower the need: .*with_cp=True.*--amp.*batch_size'
     with pytest.raises(UserError, match=message):
         toy_train(tmp_path, hooks=[fails_with(torch.cuda.OutOfMemoryError(OUT_OF_MEMORY))])
 
@@ -100,30 +101,35 @@ def test_missing_gpu_and_batch_size_are_said(tmp_path):
             train(toy_config(tmp_path), amp=True)
 
 
+def test_the_help_names_the_exit_code(capsys):
+    with pytest.raises(SystemExit):
+        load_tool('train').main(['--help'])
+    assert f'{PREEMPTED} (PREEMPTED) after SIGTERM' in capsys.readouterr().out
+
+
 def test_the_real_detector_is_exact_too_and_one_line_says_what_is_wrong(tiny_options, tmp_path, capsys):
-    """Two epochs of three iterations with flips, average, validation of two depths."""
-    options = [
-        *tiny_options,
-        'train_cfg._delete_=True',
-        'train_cfg.type=EpochBasedTrainLoop',
-        'train_cfg.max_epochs=2',
-        'train_dataloader.dataset.indices=6',
-        'train_dataloader.sampler.type=DefaultSampler',
-        'val_dataloader.dataset.indices=2',
-        'default_hooks.checkpoint.by_epoch=True',
-        'default_hooks.checkpoint.interval=1',
-        'default_hooks.checkpoint.max_keep_ckpts=-1',
-    ]
+    """Two epochs of two iterations with flips, average, validation of two depths."""
+    cfg = Config.fromfile(DEMO_CONFIG)
+    cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=2, val_interval=1)
+    cfg.train_dataloader.sampler.type = 'DefaultSampler'
+    cfg.train_dataloader.dataset.indices = 4
+    cfg.val_dataloader.dataset.indices = 1
+    cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1)
+    cfg.custom_hooks.append(dict(type='EMAHook'))
+    cfg.dump(tmp_path / 'epochs.py')
+    ours = ('checkpoint', 'max_iters', 'val_interval')
+    options = [option for option in tiny_options if not any(name in option for name in ours)]
+    config = str(tmp_path / 'epochs.py')
     main = load_tool('train').main
     straight, resumed = tmp_path / 'straight', tmp_path / 'resumed'
-    assert main([DEMO_CONFIG, '--work-dir', str(straight), *options]) == 0
-    assert main([DEMO_CONFIG, '--work-dir', str(resumed), '--resume', str(straight / 'epoch_1.pth'), *options]) == 0
+    assert main([config, '--work-dir', str(straight), *options]) == 0
+    assert main([config, '--work-dir', str(resumed), '--resume', str(straight / 'epoch_1.pth'), *options]) == 0
     first, second = (load_from_local(folder / 'epoch_2.pth', 'cpu') for folder in (straight, resumed))
-    assert same_training(first, second) and first['meta']['iter'] == 6
+    assert same_training(first, second) and first['meta']['iter'] == 4
     log = load_from_local(straight / 'epoch_2.pth', 'cpu')['message_hub']['log_scalars']
     assert 'val/TTTT/coco/bbox_mAP' in log
     capsys.readouterr()
-    argv = [DEMO_CONFIG, '--work-dir', str(tmp_path / 'diverged'), *options, 'optim_wrapper.optimizer.lr=1e30']
+    argv = [config, '--work-dir', str(tmp_path / 'diverged'), *options, 'optim_wrapper.optimizer.lr=1e30']
     assert main(argv) == 2
     error = capsys.readouterr().err
     assert error.startswith('error: iteration ') and 'on the images ' in error and error.count('\n') == 1
