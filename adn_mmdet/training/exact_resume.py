@@ -42,10 +42,10 @@ class ExactResumeHook(Hook):
 
     Exact to the bit on the CPU with ``num_workers=0``, epoch-based and iteration-based, also for a checkpoint out of
     the middle of an epoch: the batches that this epoch has had are loaded again and passed over, as mmengine does in
-    iteration-based trainings. Workers are seeded anew when they start, so that with ``num_workers > 0`` order and
-    weights are as exact, but augmentations are only at the boundary of an epoch without ``persistent_workers``. A
-    GPU's own arithmetic is exact with ``randomness.deterministic`` at most. Validation leaves no trace in the random
-    states. A checkpoint that other numbers of processes or of batches have written restarts the interrupted epoch.
+    iteration-based trainings. With ``num_workers > 0`` the order of the images is as exact, what workers draw only from
+    one epoch to the next without ``persistent_workers``, as they are seeded anew when they start. A GPU's arithmetic is
+    exact with ``randomness.deterministic`` at most. Validation leaves no trace in the random states. Where the number
+    of processes or of batches is another one, an interrupted epoch starts anew.
     """
 
     priority = 'LOW'  # behind what draws numbers, swaps weights or steps the schedules, before CheckpointHook

@@ -34,7 +34,7 @@ def test_a_file_that_was_there_stays_until_the_new_one_is_whole(tmp_path):
     with pytest.raises(UserError, match='cannot save'):
         backend.put_text('new', path)
     assert path.read_text() == 'old' and files(tmp_path) == []
-    with pytest.raises(UserError, match=r'cannot save .*file/below \(Not a directory\)'):
+    with pytest.raises(UserError, match=r'cannot save .*file/below \(File exists\)'):
         backend.put(b'', path / 'below')
 
 
