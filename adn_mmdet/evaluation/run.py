@@ -101,8 +101,9 @@ def choose_codes(cfg: Config, skip: str | None) -> list[SkipConfig] | None:
         UserError: a code that is not valid, or a skip for such a detector.
     """
     backbone = cfg.model.get('backbone', {})
-    backbone_class = MODELS.get(backbone.get('type', '')) or object
-    if not issubclass(backbone_class, AdaptiveDepthBackbone):
+    kind = backbone.get('type')  # mmengine allows a name, of any scope, or a class
+    backbone_class = MODELS.get(kind) if isinstance(kind, str) else kind
+    if not (backbone_class and issubclass(backbone_class, AdaptiveDepthBackbone)):
         if skip:
             raise UserError(f'--skip {skip}: {backbone.get("type")} has no depth to choose, leave --skip out')
         return None

@@ -52,7 +52,7 @@ def train(cfg: Config, resume: str | None = None, amp: bool = False, auto_scale_
             raise UserError(f'--auto-scale-lr needs auto_scale_lr.base_batch_size, which {cfg.filename} does not set')
         cfg.auto_scale_lr.enable = True
     add_safety_hooks(cfg)
-    if cfg.get('val_cfg') and _is(cfg.val_cfg.get('type'), ValLoop, LOOPS) and _is_adaptive(cfg):
+    if cfg.get('val_cfg') and _is(cfg.val_cfg.get('type'), ValLoop, LOOPS) and choose_codes(cfg, None):
         cfg.val_cfg.type = 'SubNetValLoop'
     if resume or cfg.get('resume'):
         resume_from(cfg, resume or cfg.get('load_from') or 'auto')
@@ -86,10 +86,6 @@ def add_safety_hooks(cfg: Config) -> None:
 def _is(kind: str | type | None, stock: type, registry: Registry) -> bool:
     """Whether a config's ``type``, a name or a class, is that class itself."""
     return (registry.get(kind) if isinstance(kind, str) else kind) is stock
-
-
-def _is_adaptive(cfg: Config) -> bool:
-    return 'backbone' in cfg.model and choose_codes(cfg, None) is not None
 
 
 class _Runner(Runner):
