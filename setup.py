@@ -9,7 +9,16 @@ setup(
     license='Apache-2.0',
     packages=find_packages(include=['adn_mmdet', 'adn_mmdet.*']),
     python_requires='>=3.10,<3.13',
-    install_requires=['matplotlib', 'numpy', 'packaging', 'pycocotools', 'rich', 'torch', 'torchvision'],
+    install_requires=[
+        'faster-coco-eval',
+        'matplotlib',
+        'numpy',
+        'packaging',
+        'pycocotools',
+        'rich',
+        'torch',
+        'torchvision',
+    ],
     extras_require={
         'tests': ['pytest'],
         'dev': ['mypy', 'pytest', 'ruff'],

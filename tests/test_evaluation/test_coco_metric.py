@@ -2,6 +2,9 @@ import contextlib
 import io
 import json
 import math
+import os
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +13,9 @@ from mmengine.registry import METRICS
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from tiny import ROOT
 
-from adn_mmdet.datasets import CLASSES
+REAL = Path(os.environ.get('ADN_TEST_DATA', ROOT.parent / 'shared/data')) / 'coco-mini/annotations'
 
 
 @pytest.fixture(scope='module')
@@ -19,68 +23,128 @@ def annotations(shapes):
     return shapes / 'annotations' / 'instances_val.json'
 
 
-def perturbed(annotations, seed=0):
-    """Detections near the truth: moved boxes, cut masks, sometimes the wrong class."""
-    content = json.loads(annotations.read_text())
-    rng = np.random.default_rng(seed)
-    for image in content['images']:
-        truth = [a for a in content['annotations'] if a['image_id'] == image['id']]
-        masks = np.stack([coco_mask.decode(a['segmentation']) for a in truth]) if truth else np.zeros((0, 64, 64), 'u1')
-        masks = np.roll(masks, rng.integers(-2, 3), axis=-1)
-        boxes = np.array([a['bbox'] for a in truth], float).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
+@pytest.fixture(params=['faster-coco-eval', 'pycocotools'])
+def backend(request, monkeypatch):
+    if request.param == 'pycocotools':
+        monkeypatch.setitem(sys.modules, 'faster_coco_eval', None)  # as if it were not installed
+    else:
+        pytest.importorskip('faster_coco_eval')
+    return request.param
+
+
+def polygons(thing):
+    if isinstance(thing['segmentation'], list):
+        return thing['segmentation']
+    x, y, width, height = thing['bbox']  # of a mask: its box without a corner
+    return [[x, y, x + width, y, x, y + height]]
+
+
+def perturbed(annotations, copies=1):
+    """Detections near the truth: boxes and masks moved and stretched, equal scores, sometimes the wrong class."""
+    truth, rng = read(annotations), np.random.default_rng(0)
+    cat_ids = truth.getCatIds()
+    for img_id, image in truth.imgs.items():
+        things = truth.loadAnns(truth.getAnnIds(img_id, iscrowd=False)) * copies
+        boxes, masks = [], []
+        for thing in things:
+            start, size = np.split(np.array(thing['bbox']), 2)
+            shift, stretch = rng.normal(0, 0.1, 2) * size, rng.normal(1, 0.1, 2)
+            boxes.append([*(start + shift), *(start + shift + size * stretch)])
+            moved = [start + shift + (np.reshape(points, (-1, 2)) - start) * stretch for points in polygons(thing)]
+            rles = coco_mask.frPyObjects([points.ravel().tolist() for points in moved], image['height'], image['width'])
+            masks.append(coco_mask.merge(rles))
+        labels = np.array([cat_ids.index(thing['category_id']) for thing in things], int)
         yield dict(
-            img_id=image['id'],
-            bboxes=boxes + rng.normal(0, 1, boxes.shape),
-            scores=rng.uniform(size=len(truth)),
-            labels=np.array([(a['category_id'] - 1 + (rng.uniform() < 0.1)) % len(CLASSES) for a in truth], int),
-            masks=[coco_mask.encode(np.asfortranarray(mask)) for mask in masks],
+            img_id=img_id,
+            bboxes=np.array(boxes, np.float32).reshape(-1, 4),
+            scores=rng.uniform(size=len(things)).round(2),
+            labels=(labels + (rng.uniform(size=len(things)) < 0.1)) % len(cat_ids),
+            masks=masks,
         )
 
 
-def evaluate(metric_type, annotations, predictions, **kwargs):
-    metric = METRICS.build(
-        dict(type=metric_type, ann_file=str(annotations), metric=['bbox', 'segm'], _scope_='mmdet', **kwargs)
-    )
-    metric.dataset_meta = dict(classes=CLASSES)
+def read(annotations):
+    with contextlib.redirect_stdout(io.StringIO()):
+        return COCO(str(annotations))
+
+
+def build_metric(annotations, metric_type='ExactCocoMetric', **kwargs):
+    config = dict(type=metric_type, ann_file=str(annotations), metric=['bbox', 'segm'], _scope_='mmdet')
+    metric = METRICS.build(config | kwargs)
+    metric.dataset_meta = dict(classes=[c['name'] for c in json.loads(annotations.read_text())['categories']])
+    return metric
+
+
+def evaluate(metric, predictions):
     return metric.compute_metrics([(dict(), prediction) for prediction in predictions])
 
 
+def pycocotools_numbers(annotations, detections, metric):
+    """What pycocotools alone makes of a file of detections: its 12 numbers, NaN for its -1."""
+    detections = json.loads(Path(detections).read_text())
+    if metric == 'segm':
+        for detection in detections:
+            del detection['bbox']  # as mmdet does: sizes are those of the masks
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(annotations))
+        coco_eval = COCOeval(truth, truth.loadRes(detections), metric)
+        coco_eval.params.maxDets = [100, 300, 1000]
+        coco_eval.evaluate()
+        coco_eval.accumulate()
+        coco_eval.summarize()
+    return [number if number >= 0 else math.nan for number in coco_eval.stats]
+
+
+def same_to_the_bit(annotations, predictions, folder):
+    found = evaluate(build_metric(annotations, outfile_prefix=str(folder / 'found')), predictions)
+    assert 0 < found['bbox_mAP'] < 0.9 and 0 < found['segm_mAP'] < 0.9
+    for metric in ('bbox', 'segm'):
+        own = [value for name, value in found.items() if name.startswith(metric)]
+        np.testing.assert_array_equal(own, pycocotools_numbers(annotations, folder / f'found.{metric}.json', metric))
+
+
+def test_same_as_pycocotools_to_the_bit(annotations, backend, tmp_path):
+    same_to_the_bit(annotations, perturbed(annotations, copies=3), tmp_path)
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason=f'there is no COCO at {REAL}: name its parent in ADN_TEST_DATA')
+def test_same_as_pycocotools_to_the_bit_on_real_annotations(tmp_path):
+    pytest.importorskip('faster_coco_eval')
+    annotations = REAL / 'instances_val2017.json'
+    predictions = list(perturbed(annotations, copies=8))
+    assert sum(len(image['labels']) for image in predictions) > 10_000
+    assert max(len(image['labels']) for image in predictions) > 100  # where AP at 100 detections is another number
+    same_to_the_bit(annotations, predictions, tmp_path)
+
+
 def test_same_as_mmdet_but_unrounded(annotations):
-    exact = evaluate('ExactCocoMetric', annotations, perturbed(annotations))
-    rounded = evaluate('CocoMetric', annotations, perturbed(annotations))
-    assert 0.2 < exact['bbox_mAP'] < 1 and exact['bbox_mAP'] != round(exact['bbox_mAP'], 3)
+    exact = evaluate(build_metric(annotations), perturbed(annotations))
+    rounded = evaluate(build_metric(annotations, 'CocoMetric'), perturbed(annotations))
+    assert exact['bbox_mAP'] != round(exact['bbox_mAP'], 3)
     for key, value in rounded.items():
         if key.endswith('_copypaste'):
             continue
         assert round(exact[key], 3) == value or (value == -1 and math.isnan(exact[key])), key
 
 
-def test_same_as_pycocotools_to_the_bit(annotations):
-    exact = evaluate('ExactCocoMetric', annotations, perturbed(annotations))
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(str(annotations))
-        found = []
-        for image in perturbed(annotations):
-            for box, score, label in zip(image['bboxes'].tolist(), image['scores'], image['labels']):
-                box = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
-                found.append(dict(image_id=image['img_id'], bbox=box, score=score, category_id=int(label) + 1))
-        coco_eval = COCOeval(truth, truth.loadRes(found), 'bbox')
-        coco_eval.evaluate()
-        coco_eval.accumulate()
-        coco_eval.summarize()
-    names = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s')
-    assert [exact[f'bbox_{name}'] for name in names] == coco_eval.stats[:4].tolist()
+def test_annotations_are_read_once(annotations, backend, tmp_path):
+    copied = tmp_path / 'annotations.json'
+    copied.write_bytes(annotations.read_bytes())
+    metric = build_metric(copied)
+    copied.unlink()
+    first, second = (evaluate(metric, perturbed(annotations)) for _ in range(2))
+    np.testing.assert_equal(first, second)
 
 
-def test_no_detections_at_all(annotations):
-    empty = dict(bboxes=np.zeros((0, 4)), scores=np.zeros(0), labels=np.zeros(0, int), masks=[])
-    exact = evaluate('ExactCocoMetric', annotations, [dict(img_id=1, **empty)])
+def test_no_detections_at_all(annotations, backend):
+    empty = dict(img_id=1, bboxes=np.zeros((0, 4)), scores=np.zeros(0), labels=np.zeros(0, int), masks=[])
+    exact = evaluate(build_metric(annotations), [empty])
+    assert len(exact) == 24
     assert exact['bbox_mAP'] == exact['segm_mAP'] == exact['bbox_AR@100'] == 0
     assert math.isnan(exact['bbox_mAP_l'])  # no object of that size
 
 
 def test_what_it_does_not_evaluate_is_left_to_mmdet(annotations):
-    own = evaluate('ExactCocoMetric', annotations, perturbed(annotations), classwise=True)
-    assert own == evaluate('CocoMetric', annotations, perturbed(annotations), classwise=True)
-    assert issubclass(METRICS.get('ExactCocoMetric'), CocoMetric)
+    own, stock = (build_metric(annotations, name, classwise=True) for name in ('ExactCocoMetric', 'CocoMetric'))
+    assert evaluate(own, perturbed(annotations)) == evaluate(stock, perturbed(annotations))
+    assert isinstance(own, CocoMetric)
