@@ -18,7 +18,7 @@ from mmengine.config import Config
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from ..backbones.adaptive_depth import find_backbone
+from ..backbones.adaptive_depth import AdaptiveDepthBackbone, find_backbone
 from ..features import unwrap
 from ..preflight import coco_dataset
 from ..skip_config import SkipConfig
@@ -37,6 +37,21 @@ class Cost:
     gmacs: float
     params_held_m: float
     params_active_m: float
+
+
+@dataclass(frozen=True)
+class CostByPart(Cost):
+    """A cost and what it is made of; rows of results hold the totals only.
+
+    Attributes:
+        backbone_gmacs: the backbone's share of ``gmacs``, the only one that depends on the sub-network.
+        neck_gmacs: the neck's.
+        heads_gmacs: that of the heads, and of whatever else there is.
+    """
+
+    backbone_gmacs: float
+    neck_gmacs: float
+    heads_gmacs: float
 
 
 class _Heads(nn.Module):
@@ -60,6 +75,14 @@ class _Heads(nn.Module):
 
 
 def count_costs(model: nn.Module, codes: Iterable[SkipConfig] | None, input_size: tuple[int, int]) -> list[Cost]:
+    """The totals of :func:`count_costs_by_part`."""
+    costs = count_costs_by_part(model, codes, input_size)
+    return [Cost(cost.gmacs, cost.params_held_m, cost.params_active_m) for cost in costs]
+
+
+def count_costs_by_part(
+    model: nn.Module, codes: Iterable[SkipConfig] | None, input_size: tuple[int, int]
+) -> list[CostByPart]:
     """Count the cost of each sub-network for one image.
 
     The super-net is traced once, with as many region proposals as its test settings keep at most (1000 on COCO, 100 of
@@ -74,8 +97,32 @@ def count_costs(model: nn.Module, codes: Iterable[SkipConfig] | None, input_size
         One cost a code; one cost for None.
     """
     detector = unwrap(model)
-    was_training, parameter = detector.training, next(detector.parameters())
     backbone = None if codes is None else find_backbone(detector)
+    macs = _trace(detector, backbone, input_size)
+    of_backbone, of_neck = macs[detector.backbone], macs.get(getattr(detector, 'neck', None), 0)
+    held = _count_parameters([detector])
+
+    def cost(skipped: Iterable[nn.Module] = (), idle: Iterable[nn.Module] = ()) -> CostByPart:
+        saved = sum(macs[block] for block in skipped)
+        return CostByPart(
+            gmacs=(macs[detector] - saved) / 1e9,
+            params_held_m=held / 1e6,
+            params_active_m=(held - _count_parameters([*skipped, *idle])) / 1e6,
+            backbone_gmacs=(of_backbone - saved) / 1e9,
+            neck_gmacs=of_neck / 1e9,
+            heads_gmacs=(macs[detector] - of_backbone - of_neck) / 1e9,
+        )
+
+    if backbone is None or codes is None:
+        return [cost()]
+    return [cost(backbone.skipped_blocks(code), backbone.idle_norms(code)) for code in codes]
+
+
+def _trace(
+    detector: nn.Module, backbone: AdaptiveDepthBackbone | None, input_size: tuple[int, int]
+) -> dict[nn.Module | None, int]:
+    """The MACs of every module of a detector, at its super-net where it has depths to choose."""
+    was_training, parameter = detector.training, next(detector.parameters())
     at_super_net = backbone.using_skip(SkipConfig.super_net(backbone.num_stages)) if backbone else nullcontext()
     detector.eval()
     try:
@@ -86,17 +133,8 @@ def count_costs(model: nn.Module, codes: Iterable[SkipConfig] | None, input_size
             macs = counter.by_module()
     finally:
         detector.train(was_training)
-    held = _count_parameters([detector])
-    if backbone is None or codes is None:
-        return [Cost(macs[''] / 1e9, held / 1e6, held / 1e6)]
-    names = {module: name for name, module in wrapped.named_modules()}
-    costs = []
-    for code in codes:
-        skipped = backbone.skipped_blocks(code)
-        saved = sum(macs[names[block]] for block in skipped)
-        idle = _count_parameters([*skipped, *backbone.idle_norms(code)])
-        costs.append(Cost((macs[''] - saved) / 1e9, held / 1e6, (held - idle) / 1e6))
-    return costs
+    # The heads are called one by one, so that the total is that of what calls them.
+    return {module: macs[f'detector.{name}'] for name, module in detector.named_modules()} | {detector: macs['']}
 
 
 def default_input_size(cfg: Config) -> tuple[int, int]:
