@@ -1,0 +1,146 @@
+"""Trains and tests the rows of docs/ablations.md, and draws its table and its plot.
+
+python docs/ablations.py train --rows 'R50;plain' --seeds 0,1,2   adds to docs/ablations.json what is not there yet
+python docs/ablations.py report                                 prints the table, draws docs/ablations.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from matplotlib.figure import Figure
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+import adn_mmdet
+
+HERE = Path(__file__).parent
+CONFIG = HERE.parent / 'configs/ablations/faster_rcnn_narrow_adn_bccd.py'
+RESULTS, PLOT = HERE / 'ablations.json', HERE / 'ablations.png'
+SGD = dict(
+    optim_wrapper=dict(
+        _delete_=True,
+        type='OptimWrapper',
+        optimizer=dict(type='SGD', lr=0.02, momentum=0.9, weight_decay=1e-4),
+        clip_grad=dict(max_norm=10),
+    )
+)
+R50 = dict(model=dict(backbone=dict(type='ResNet')))
+R50_BASE = dict(model=dict(backbone=dict(type='ShallowResNet', stage_blocks=(2, 2, 3, 2))))
+STD_SPATIAL, PREDICTION = dict(feature='std_spatial'), dict(kd_weight=0.0, prediction_weight=1.0)
+# By row: what changes in the config, and the hook's settings; None for a net that is trained alone.
+ROWS: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
+    'R50': (R50, None),
+    'R50-Base': (R50_BASE, None),
+    'none': ({}, dict(kd_weight=0.0)),
+    'plain': ({}, {}),
+    'std_spatial': ({}, STD_SPATIAL),
+    'std_spatial x10': ({}, dict(STD_SPATIAL, kd_weight=10.0)),
+    'prediction': ({}, PREDICTION),
+    'plain, no truth': ({}, dict(gt_weight=0.0)),
+    'std_spatial, no truth': ({}, dict(STD_SPATIAL, gt_weight=0.0)),
+    'std_spatial x10, no truth': ({}, dict(STD_SPATIAL, kd_weight=10.0, gt_weight=0.0)),
+    'SGD: R50': ({**R50, **SGD}, None),
+    'SGD: R50-Base': ({**R50_BASE, **SGD}, None),
+    'SGD: none': (SGD, dict(kd_weight=0.0)),
+    'SGD: plain, no truth': (SGD, dict(gt_weight=0.0)),
+    'SGD: std_spatial x10': (SGD, dict(STD_SPATIAL, kd_weight=10.0)),
+    'SGD: std_spatial x10, no truth': (SGD, dict(STD_SPATIAL, kd_weight=10.0, gt_weight=0.0)),
+}
+
+
+def train(row: str, seed: int) -> dict[str, Any]:
+    """Train one row, and test it at super-net and base-net.
+
+    Returns:
+        ``row``, ``seed``, box AP in percent by code (``alone`` for a net that is trained alone), and the mean of
+        ``kd.to_task`` over the last 50 iterations.
+    """
+    changes, settings = ROWS[row]
+    cfg = Config.fromfile(str(CONFIG))
+    if settings is None:
+        del cfg.model.backbone['skip']
+        cfg.custom_hooks = []
+    else:
+        cfg.custom_hooks = [dict(type='SkipAwareDistillationHook', **settings)]
+    cfg.merge_from_dict(changes)
+    cfg.work_dir = f'work_dirs/ablations/{row}_{seed}'
+    cfg.randomness = dict(seed=seed)
+    cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
+    cfg.test_evaluator.type = 'ExactCocoMetric'
+    cfg.visualizer.name = cfg.work_dir
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    ap = {}
+    for code in ('alone',) if settings is None else ('FFFF', 'TTTT'):
+        if settings is not None:
+            adn_mmdet.set_skip(runner.model, code)
+        ap[code] = round(100 * runner.test()['coco/bbox_mAP'], 3)
+    ratio = runner.message_hub.log_scalars.get('train/kd.to_task')
+    return dict(row=row, seed=seed, ap=ap, kd_to_task=ratio and float(ratio.mean(50)))
+
+
+def by_row(results: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
+    """AP of all seeds, by row and by code."""
+    rows: dict[str, dict[str, list[float]]] = {row: {} for row in ROWS if any(r['row'] == row for r in results)}
+    for result in results:
+        for code, value in result['ap'].items():
+            rows[result['row']].setdefault(code, []).append(value)
+    return rows
+
+
+def interval(values: list[float]) -> str:
+    """Mean and, of several seeds, their standard deviation."""
+    return f'{mean(values):.1f}' + (f' ± {stdev(values):.1f} ({len(values)})' if len(values) > 1 else ' (1)')
+
+
+def report(results: list[dict[str, Any]]) -> None:
+    """Print the table in Markdown, and draw every run as a point."""
+    print('| row | super-net | base-net | KL / task |\n|---|---:|---:|---:|')
+    rows = by_row(results)
+    for row, ap in rows.items():
+        ratios = [r['kd_to_task'] for r in results if r['row'] == row and r['kd_to_task'] is not None]
+        base = row.endswith('R50-Base')
+        cells = [ap.get('alone' if not base else '', ap.get('FFFF')), ap.get('alone' if base else '', ap.get('TTTT'))]
+        shown = [interval(values) if values else '' for values in cells]
+        print(f'| {row} | {shown[0]} | {shown[1]} | {f"{mean(ratios):.1e}" if ratios else ""} |')
+    figure = Figure(figsize=(8, 0.36 * len(rows) + 1.2), layout='tight')
+    axis = figure.subplots()
+    for y, ap in enumerate(rows.values()):
+        for code, values in ap.items():
+            base = code == 'TTTT' or list(rows)[y].endswith('R50-Base')
+            fill = 'white' if base else 'black'
+            height = y + (0.12 if base else -0.12)
+            axis.plot(values, [height] * len(values), 'o', markerfacecolor=fill, color='black', markersize=5)
+            axis.plot([mean(values)], [height], '|', color='black', markersize=14)
+    axis.set_yticks(range(len(rows)), list(rows))
+    axis.invert_yaxis()
+    axis.set_xlabel('box AP: ● super-net or R50, ○ base-net or R50-Base, | mean')
+    axis.grid(axis='x', alpha=0.3)
+    figure.savefig(PLOT, dpi=110)
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('what', choices=['train', 'report'])
+    parser.add_argument('--rows', help=f'separated by semicolons, of {"; ".join(ROWS)}; default all')
+    parser.add_argument('--seeds', default='0,1,2')
+    args = parser.parse_args()
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    if args.what == 'train':
+        rows = args.rows.split(';') if args.rows else ROWS
+        for row, seed in itertools.product(rows, map(int, args.seeds.split(','))):
+            if not any((result['row'], result['seed']) == (row, seed) for result in results):
+                results.append(train(row, seed))
+                RESULTS.write_text(json.dumps(results, indent=1) + '\n')
+    report(results)
+
+
+if __name__ == '__main__':
+    main()
