@@ -30,27 +30,41 @@ SGD = dict(
         clip_grad=dict(max_norm=10),
     )
 )
-R50 = dict(model=dict(backbone=dict(type='ResNet')))
-R50_BASE = dict(model=dict(backbone=dict(type='ShallowResNet', stage_blocks=(2, 2, 3, 2))))
 STD_SPATIAL, PREDICTION = dict(feature='std_spatial'), dict(kd_weight=0.0, prediction_weight=1.0)
+
+
+def net(width: int = 4, **backbone: Any) -> dict[str, Any]:
+    """A change of the config: the stem's channels (64 in ResNet-50), and what else is to be said of the backbone."""
+    channels = [4 * width * 2**stage for stage in range(4)]
+    return dict(model=dict(backbone=dict(base_channels=width, **backbone), neck=dict(in_channels=channels)))
+
+
+R50, R50_BASE = dict(type='ResNet'), dict(type='ShallowResNet', stage_blocks=(2, 2, 3, 2))
 # By row: what changes in the config, and the hook's settings; None for a net that is trained alone.
 ROWS: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
-    'R50': (R50, None),
-    'R50-Base': (R50_BASE, None),
-    'none': ({}, dict(kd_weight=0.0)),
-    'plain': ({}, {}),
-    'std_spatial': ({}, STD_SPATIAL),
-    'std_spatial x10': ({}, dict(STD_SPATIAL, kd_weight=10.0)),
-    'prediction': ({}, PREDICTION),
-    'plain, no truth': ({}, dict(gt_weight=0.0)),
-    'std_spatial, no truth': ({}, dict(STD_SPATIAL, gt_weight=0.0)),
-    'std_spatial x10, no truth': ({}, dict(STD_SPATIAL, kd_weight=10.0, gt_weight=0.0)),
-    'SGD: R50': ({**R50, **SGD}, None),
-    'SGD: R50-Base': ({**R50_BASE, **SGD}, None),
+    'R50': (net(**R50), None),
+    'R50-Base': (net(**R50_BASE), None),
+    'none': (net(), dict(kd_weight=0.0)),
+    'plain': (net(), {}),
+    'std_spatial': (net(), STD_SPATIAL),
+    'std_spatial x10': (net(), dict(STD_SPATIAL, kd_weight=10.0)),
+    'prediction': (net(), PREDICTION),
+    'plain, no truth': (net(), dict(gt_weight=0.0)),
+    'std_spatial, no truth': (net(), dict(STD_SPATIAL, gt_weight=0.0)),
+    'std_spatial x10, no truth': (net(), dict(STD_SPATIAL, kd_weight=10.0, gt_weight=0.0)),
+    'SGD: R50': (net(**R50) | SGD, None),
+    'SGD: R50-Base': (net(**R50_BASE) | SGD, None),
     'SGD: none': (SGD, dict(kd_weight=0.0)),
     'SGD: plain, no truth': (SGD, dict(gt_weight=0.0)),
     'SGD: std_spatial x10': (SGD, dict(STD_SPATIAL, kd_weight=10.0)),
     'SGD: std_spatial x10, no truth': (SGD, dict(STD_SPATIAL, kd_weight=10.0, gt_weight=0.0)),
+    'width 2: R50': (net(2, **R50), None),
+    'width 2: R50-Base': (net(2, **R50_BASE), None),
+    'width 2: none': (net(2), dict(kd_weight=0.0)),
+    'width 2: plain': (net(2), {}),
+    'width 2: std_spatial x10': (net(2), dict(STD_SPATIAL, kd_weight=10.0)),
+    'width 16: R50': (net(16, **R50), None),
+    'width 16: R50-Base': (net(16, **R50_BASE), None),
 }
 
 
