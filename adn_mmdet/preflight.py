@@ -38,7 +38,7 @@ def load_config(path: str, cfg_options: Mapping[str, Any] | None = None, work_di
         work_dir: where the run writes; None takes the config's, else ``work_dirs/<config name>``.
 
     Raises:
-        UserError: there is no such file (with the nearest names), or the work folder is not writable.
+        UserError: there is no such file; says the nearest names.
     """
     if not os.path.isfile(path):
         folder = Path(path).parent if Path(path).parent.is_dir() else Path('configs')
@@ -48,7 +48,6 @@ def load_config(path: str, cfg_options: Mapping[str, Any] | None = None, work_di
     cfg = Config.fromfile(path)
     cfg.merge_from_dict(dict(cfg_options or {}))
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(path).stem)
-    require_writable(cfg.work_dir)
     return cfg
 
 

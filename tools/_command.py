@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 try:
     from adn_mmdet import UserError
-    from adn_mmdet.preflight import load_config
+    from adn_mmdet.preflight import load_config, require_writable
 except ImportError as error:  # the version gate's diagnosis, or a package that is not installed
     print(f'error: {error}', file=sys.stderr)
     raise SystemExit(2) from None
@@ -53,6 +53,7 @@ def run_config(args: argparse.Namespace) -> Config:
     """The config that the common flags ask for."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = load_config(args.config, args.cfg_options, args.work_dir)
+    require_writable(cfg.work_dir)
     cfg.launcher = args.launcher
     if args.launcher == 'pytorch' and not torch.cuda.is_available():  # mmengine takes a GPU a process for granted
         torch.distributed.init_process_group('gloo')

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from _command import command
 from mmdet.models import ResNet
-from mmengine.config import Config
 from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.table import Table
 
-from adn_mmdet import AdaptiveDepthResNet, SkipConfig, UserError
+from adn_mmdet import AdaptiveDepthResNet, SkipConfig
 from adn_mmdet.evaluation.latency import interleaved_medians
 from adn_mmdet.evaluation.step_time import BASE_NET, SUPER_NET, training_steps
+from adn_mmdet.preflight import load_config
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 CONFIGS = Path(__file__).parents[1] / 'configs'
@@ -71,10 +71,8 @@ def time_backbone(args: argparse.Namespace) -> tuple[dict[str, float], dict[str,
 
 def time_training(args: argparse.Namespace) -> tuple[dict[str, float], dict[str, float]]:
     """Seconds of a step of each net, and the ratios of ADN's time and of what it holds for its backward."""
-    path = Path(args.config) if args.config.endswith('.py') else CONFIGS / f'{args.config}_r50_adn_1x_coco.py'
-    if not path.is_file():
-        raise UserError(f'there is no config {path}: give faster_rcnn, mask_rcnn, retinanet, or the path of one')
-    steps = training_steps(Config.fromfile(path), args.shape, args.batch_size, DEVICE)
+    path = args.config if args.config.endswith('.py') else str(CONFIGS / f'{args.config}_r50_adn_1x_coco.py')
+    steps = training_steps(load_config(path), args.shape, args.batch_size, DEVICE)
     seconds = interleaved_medians(steps, args.rounds, warmup=3)
     both, alone = seconds[SUPER_NET] + seconds[BASE_NET], steps[SUPER_NET].peak_saved_bytes()
     adn = [name for name in steps if name not in (SUPER_NET, BASE_NET)]

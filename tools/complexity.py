@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -71,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f'--shape should be two positive numbers, but got {args.shape[0]} {args.shape[1]}')
     if args.json:
         require_writable(args.json.parent)
-    cfg = load_config(args.config, args.cfg_options, work_dir=tempfile.gettempdir())  # there is no work folder to make
+    cfg = load_config(args.config, args.cfg_options)
     height, width = shape = tuple(args.shape or default_input_size(cfg))
     rows = count_rows(cfg, args.skip, shape)
     table = Table(title=f'{Path(args.config).stem}, 1×3×{height}×{width}, in GMACs')

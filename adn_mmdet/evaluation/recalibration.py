@@ -7,7 +7,7 @@ can be given its own. The weights stay as they are, so that the result is a smal
 from __future__ import annotations
 
 import copy
-import hashlib
+import io
 import os
 from collections.abc import Iterable
 from itertools import islice
@@ -29,6 +29,7 @@ from ..backbones.adaptive_depth import Skip, find_backbone
 from ..checkpoints import load_for_testing, load_from_local
 from ..errors import UserError
 from ..features import unwrap
+from ..files import file_sha256, write_atomically
 from ..preflight import require_data, require_writable
 from ..skip_config import SkipConfig
 
@@ -123,9 +124,9 @@ def recalibrate(
     batches = track(islice(loader, num_batches), f'Recalibrating {code}', num_batches, console=Console(stderr=True))
     statistics, num_images = estimate_statistics(detector.to(get_device()), code, batches)
     content = {'skip': str(code), 'checkpoint_sha256': file_sha256(checkpoint), 'num_images': num_images}
-    partial = path.with_suffix('.part')  # so that a run that is cut off leaves an earlier file whole
-    torch.save({**content, 'statistics': statistics}, partial)
-    os.replace(partial, path)
+    with io.BytesIO() as file:
+        torch.save({**content, 'statistics': statistics}, file)
+        write_atomically(path, file.getvalue())
     return path
 
 
@@ -140,7 +141,7 @@ def load_norms(
     Args:
         model: a detector with the weights of the checkpoint.
         path: a file of :func:`recalibrate`.
-        checkpoint_sha256: :func:`file_sha256` of that checkpoint.
+        checkpoint_sha256: :func:`~adn_mmdet.files.file_sha256` of that checkpoint.
         codes: the sub-networks that will be tested.
 
     Raises:
@@ -161,12 +162,3 @@ def load_norms(
     # Not load_state_dict: the backbone takes weights without `_skip` for plain ones, and clones.
     for key, value in content['statistics'].items():
         buffers[key].copy_(value)
-
-
-def file_sha256(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

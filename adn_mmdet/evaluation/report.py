@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..errors import UserError
+from ..files import write_atomically
 from .sub_nets import Row
 
 SCHEMA = 1
@@ -47,9 +48,7 @@ def add_row(work_dir: str | os.PathLike[str], run: dict[str, Any], row: Row) -> 
     is_same_run = held.get('schema') == SCHEMA and _without_names(held['run']) == _without_names(run)
     rows = [other for other in held['rows'] if other['skip'] != row['skip']] if is_same_run else []
     rows = sorted([*rows, row], key=lambda entry: entry['skip'] or '')
-    partial = path.with_suffix('.part')  # so that a run that is cut off leaves the earlier rows whole
-    partial.write_text(json.dumps({'schema': SCHEMA, 'run': run, 'rows': rows}, indent=2))
-    os.replace(partial, path)
+    write_atomically(path, json.dumps({'schema': SCHEMA, 'run': run, 'rows': rows}, indent=2).encode())
     return rows
 
 

@@ -16,10 +16,11 @@ from mmengine.runner import Runner
 from ..backbones.adaptive_depth import AdaptiveDepthBackbone
 from ..checkpoints import load_for_testing
 from ..errors import UserError
+from ..files import file_sha256
 from ..preflight import annotation_file, coco_dataset, require_data
 from ..skip_config import SkipConfig
 from .complexity import default_input_size
-from .recalibration import file_sha256, load_norms
+from .recalibration import load_norms
 from .report import add_row, print_table
 from .sub_nets import Row, iterate_sub_nets
 

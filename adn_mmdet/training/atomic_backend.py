@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 
 from mmengine.fileio import LocalBackend, register_backend
 
 from ..errors import UserError
-
-PARTIAL = '.partial'
+from ..files import write_atomically
 
 
 @register_backend('atomic')
@@ -22,17 +20,10 @@ class AtomicBackend(LocalBackend):
         Raises:
             UserError: it cannot be written (disk full, quota, …); what was there before is untouched.
         """
-        partial = f'{filepath}{PARTIAL}'
         try:
-            os.makedirs(os.path.dirname(partial) or '.', exist_ok=True)
-            with open(partial, 'wb') as file:
-                file.write(obj)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, filepath)
+            os.makedirs(os.path.dirname(filepath) or '.', exist_ok=True)
+            write_atomically(filepath, obj)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                os.remove(partial)
             raise UserError(
                 f'cannot save {filepath} ({error.strerror}): make room, then go on from the previous checkpoint, '
                 'which is whole, with --resume'

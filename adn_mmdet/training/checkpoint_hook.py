@@ -12,7 +12,8 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from .atomic_backend import PARTIAL, AtomicBackend
+from ..files import PARTIAL
+from .atomic_backend import AtomicBackend
 
 
 @HOOKS.register_module()

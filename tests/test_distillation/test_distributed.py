@@ -1,6 +1,5 @@
 """Training on two ranks: their gradients are the mean of each one's own, with find_unused_parameters=False."""
 
-import socket
 import sys
 from pathlib import Path
 
@@ -30,9 +29,9 @@ def train(name, rank, settings):
     return records, dict(model.named_parameters())
 
 
-def run_rank(rank, port, settings, folder):
+def run_rank(rank, settings, folder):
     torch.set_num_threads(1)
-    dist.init_process_group('gloo', f'tcp://127.0.0.1:{port}', rank=rank, world_size=WORLD_SIZE)
+    dist.init_process_group('gloo', f'file://{folder}/store', rank=rank, world_size=WORLD_SIZE)
     torch.save({name: train(name, rank, settings) for name in DETECTORS}, folder / f'{rank}.pth')
     dist.destroy_process_group()
 
@@ -47,10 +46,7 @@ def own_gradients(model, name, seed):
 
 @pytest.mark.parametrize('settings', [{}, dict(gt_weight=0.0), dict(mode='sequential')], ids=str)
 def test_two_ranks_give_the_mean_of_their_own_gradients(settings, tmp_path):
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(run_rank, (port, settings, tmp_path), nprocs=WORLD_SIZE)
+    torch.multiprocessing.spawn(run_rank, (settings, tmp_path), nprocs=WORLD_SIZE)
     ranks = [torch.load(tmp_path / f'{rank}.pth') for rank in range(WORLD_SIZE)]
     for name in DETECTORS:
         (records, weights), (_, other_weights) = (rank[name] for rank in ranks)

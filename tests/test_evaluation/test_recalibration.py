@@ -155,7 +155,7 @@ def test_command_line(norms, checkpoint, tiny_options, tmp_path, capsys):
     repeated = load_from_local(again)['statistics']
     assert repeated.keys() == content['statistics'].keys()
     assert all(torch.equal(repeated[key], value) for key, value in content['statistics'].items())
-    assert not list(tmp_path.glob('*.part'))
+    assert not list(tmp_path.glob('*.partial'))
 
 
 def test_testing_with_norms_is_testing_weights_that_hold_them(norms, checkpoint, tiny_options, tmp_path):
