@@ -16,6 +16,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from mmengine.config import Config
 from mmengine.runner import Runner
+from scipy.stats import ttest_ind
 
 import adn_mmdet
 
@@ -113,6 +114,33 @@ def interval(values: list[float]) -> str:
     return f'{mean(values):.1f}' + (f' ± {stdev(values):.1f} ({len(values)})' if len(values) > 1 else ' (1)')
 
 
+# What docs/ablations.md compares: box AP of some rows at a code, and of one other row that is trained alone.
+WITH_TRUTH = ['none', 'plain', 'std_spatial', 'prediction']
+CONTRASTS = [
+    (['R50'], 'alone', 'R50-Base'),
+    (WITH_TRUTH, 'TTTT', 'R50-Base'),
+    (WITH_TRUTH, 'FFFF', 'R50'),
+    (['width 2: R50'], 'alone', 'width 2: R50-Base'),
+    (['width 2: none', 'width 2: plain'], 'TTTT', 'width 2: R50-Base'),
+    (['width 2: none', 'width 2: plain'], 'FFFF', 'width 2: R50'),
+]
+
+
+def print_contrasts(rows: dict[str, dict[str, list[float]]]) -> None:
+    """Print both means, and the interval of their difference by Welch's test."""
+    for names, code, other in CONTRASTS:
+        if not {*names, other} <= rows.keys():
+            continue
+        first, second = [value for name in names for value in rows[name][code]], rows[other]['alone']
+        if min(len(first), len(second)) > 1:
+            bounds = ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
+            middle, half = (bounds.high + bounds.low) / 2, (bounds.high - bounds.low) / 2
+            print(
+                f'{", ".join(names)} at {code} {interval(first)}, {other} {interval(second)}: '
+                f'{middle:.1f} ± {half:.1f} (95 %)'
+            )
+
+
 def report(results: list[dict[str, Any]]) -> None:
     """Print the table in Markdown, and draw every run as a point."""
     print('| row | super-net | base-net | KL / task |\n|---|---:|---:|---:|')
@@ -123,6 +151,7 @@ def report(results: list[dict[str, Any]]) -> None:
         cells = [ap.get('alone' if not base else '', ap.get('FFFF')), ap.get('alone' if base else '', ap.get('TTTT'))]
         shown = [interval(values) if values else '' for values in cells]
         print(f'| {row} | {shown[0]} | {shown[1]} | {f"{mean(ratios):.1e}" if ratios else ""} |')
+    print_contrasts(rows)
     figure = Figure(figsize=(8, 0.36 * len(rows) + 1.2), layout='tight')
     axis = figure.subplots()
     for y, ap in enumerate(rows.values()):
@@ -148,7 +177,9 @@ def main() -> None:
     args = parser.parse_args()
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
     if args.what == 'train':
-        rows = args.rows.split(';') if args.rows else ROWS
+        rows = args.rows.split(';') if args.rows else list(ROWS)
+        if unknown := set(rows) - ROWS.keys():
+            parser.error(f'--rows should be of {"; ".join(ROWS)}, but got {"; ".join(unknown)}')
         for row, seed in itertools.product(rows, map(int, args.seeds.split(','))):
             if not any((result['row'], result['seed']) == (row, seed) for result in results):
                 results.append(train(row, seed))

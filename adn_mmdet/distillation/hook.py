@@ -30,7 +30,7 @@ class SkipAwareDistillationHook(Hook):
         temperature: T of the features' softmax; their loss is multiplied by T².
         levels: indices of the neck's outputs to distil; None takes those with a backbone stage behind them.
         warmup_iters: iterations over which both distillation weights rise linearly from 0.
-        mode: ``'joint'``, or ``'sequential'`` (the paper's footnote 1): the same gradients, about half the memory.
+        mode: ``'joint'``, or ``'sequential'`` (the paper's footnote 1): the same gradients, less memory.
 
     Raises:
         UserError: for an argument out of its range; at the start of the training, for a level that does not exist or
