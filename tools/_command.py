@@ -31,6 +31,8 @@ def command(main: Main) -> Callable[..., int]:
         except UserError as error:
             print(f'error: {error}', file=sys.stderr)
             return 2
+        if torch.distributed.is_initialized():  # gloo's threads may abort a process that just ends
+            torch.distributed.destroy_process_group()
         return 0
 
     return run
