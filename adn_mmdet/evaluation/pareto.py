@@ -1,0 +1,51 @@
+"""Which sub-networks are worth running: the Pareto front of accuracy against cost, and the best under a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from ..errors import UserError
+
+
+class Point(NamedTuple):
+    """One sub-network: what it costs (ms or GMACs), how good it is (AP; where unknown, any measure of depth), its code."""
+
+    cost: float
+    accuracy: float
+    skip: str
+
+
+def pareto_front(points: Iterable[Point]) -> list[Point]:
+    """The sub-networks that no other one beats, from the cheapest to the most accurate.
+
+    Each is more accurate than every one that costs as much or less; of equals in both, the first by code stays.
+    """
+    front: list[Point] = []
+    for point in sorted(points, key=lambda point: (point.cost, -point.accuracy, point.skip)):
+        if not front or point.accuracy > front[-1].accuracy:
+            front.append(point)
+    return front
+
+
+def best_under_budget(points: Iterable[Point], budget: float, unit: str = 'ms') -> Point:
+    """The most accurate sub-network that costs no more than the budget; of equally accurate ones the cheapest.
+
+    Args:
+        points: all sub-networks.
+        budget: the most that one may cost.
+        unit: of the costs and the budget, for the message.
+
+    Raises:
+        UserError: none fits; names the cheapest one.
+    """
+    front = pareto_front(points)
+    if not front:
+        raise UserError(f'there is no sub-network to choose from for a budget of {budget:g} {unit}')
+    within = [point for point in front if point.cost <= budget]
+    if not within:
+        cost, _, skip = front[0]
+        raise UserError(
+            f'no sub-network fits a budget of {budget:g} {unit}: the cheapest, {skip}, takes {cost:.4g} {unit}'
+        )
+    return within[-1]
