@@ -43,13 +43,19 @@ def add_row(work_dir: str | os.PathLike[str], run: dict[str, Any], row: Row) -> 
     Returns:
         All rows of this run, from the super-net to the base-net.
     """
+    rows = [other for other in held_rows(work_dir, run) if other['skip'] != row['skip']]
+    rows = sorted([*rows, row], key=lambda entry: entry['skip'] or '')
+    content = {'schema': SCHEMA, 'run': run, 'rows': rows}
+    write_atomically(Path(work_dir) / FILE_NAME, json.dumps(content, indent=2).encode())
+    return rows
+
+
+def held_rows(work_dir: str | os.PathLike[str], run: dict[str, Any]) -> list[Row]:
+    """The rows in ``WORK_DIR/sub_nets.json`` that are of this run; none where it is of another one."""
     path = Path(work_dir) / FILE_NAME
     held = json.loads(path.read_text()) if path.exists() else {}
     is_same_run = held.get('schema') == SCHEMA and _without_names(held['run']) == _without_names(run)
-    rows = [other for other in held['rows'] if other['skip'] != row['skip']] if is_same_run else []
-    rows = sorted([*rows, row], key=lambda entry: entry['skip'] or '')
-    write_atomically(path, json.dumps({'schema': SCHEMA, 'run': run, 'rows': rows}, indent=2).encode())
-    return rows
+    return held['rows'] if is_same_run else []
 
 
 def _without_names(run: dict[str, Any]) -> dict[str, Any]:
