@@ -9,7 +9,7 @@ from ..errors import UserError
 
 
 class Point(NamedTuple):
-    """One sub-network: what it costs (ms or GMACs), how good it is (AP; where unknown, any measure of depth), its code."""
+    """One sub-network: its cost (ms or GMACs), accuracy (AP; where unknown, any measure of depth) and code."""
 
     cost: float
     accuracy: float
