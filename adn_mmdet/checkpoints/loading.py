@@ -37,6 +37,7 @@ def load_for_testing(
     codes: Iterable[SkipConfig] = (),
     allow_untrained: bool = False,
     allow_mismatch: bool = False,
+    checkpoint: Mapping[str, Any] | None = None,
 ) -> None:
     """Load a checkpoint into a detector, or into the detector inside a wrapper.
 
@@ -46,12 +47,13 @@ def load_for_testing(
         codes: the sub-networks that will be tested.
         allow_untrained: test skipped sub-networks although their norms were only cloned.
         allow_mismatch: go on although weights are missing or left over.
+        checkpoint: the content of ``path`` where it was read before.
 
     Raises:
         UserError: the file cannot be read, or its weights do not fit; says which.
     """
     detector = unwrap(model)
-    weights = read_weights(load_from_local(path, map_location='cpu'))
+    weights = read_weights(load_from_local(path, map_location='cpu') if checkpoint is None else checkpoint)
     own = detector.state_dict()
     misshapen = [key for key in own if key in weights and weights[key].shape != own[key].shape]
     if misshapen:
