@@ -8,7 +8,14 @@ from .backbones import AdaptiveDepthResNet, ShallowResNet, set_skip  # noqa: E40
 from .checkpoints import load_for_testing  # noqa: E402
 from .distillation import SkipAwareDistillationHook  # noqa: E402
 from .errors import UserError  # noqa: E402
-from .evaluation import ExactCocoMetric, StuckNormsHook, SubNetValLoop, load_norms, recalibrate  # noqa: E402
+from .evaluation import (  # noqa: E402
+    ExactCocoMetric,
+    StuckNormsHook,
+    SubNetTestLoop,
+    SubNetValLoop,
+    load_norms,
+    recalibrate,
+)
 from .features import extract_feats  # noqa: E402
 from .skip_config import SkipConfig  # noqa: E402
 from .training import train  # noqa: E402
@@ -21,6 +28,7 @@ __all__ = [
     'SkipAwareDistillationHook',
     'SkipConfig',
     'StuckNormsHook',
+    'SubNetTestLoop',
     'SubNetValLoop',
     'UserError',
     'extract_feats',

@@ -90,6 +90,13 @@ class AdaptiveDepthBackbone(nn.Module):
         """The norms of blocks that a forward at ``skip`` runs, of the set that it does not use."""
         raise NotImplementedError
 
+    def common_calls(self) -> list[tuple[nn.Module, str]]:
+        """Methods, as (owner, name), of one tensor and maybe the stage's flag: the same for the same of both.
+
+        What several sub-networks need is then run once; see :func:`~adn_mmdet.evaluation.shared_calls.sharing`.
+        """
+        raise NotImplementedError
+
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         # Both torch and mmengine pass the whole dict to the parent before they cut it up for its children, so that
         # what is added here is found by the norms. It is the caller's copy.

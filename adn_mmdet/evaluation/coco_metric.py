@@ -13,6 +13,7 @@ import mmengine
 import numpy as np
 from mmdet.datasets.api_wrappers import COCO, COCOeval
 from mmdet.evaluation import CocoMetric
+from mmengine.config import ConfigDict
 from mmengine.logging import MMLogger
 from mmengine.registry import METRICS
 
@@ -64,6 +65,13 @@ class ExactCocoMetric(CocoMetric):
         recalls = [f'AR@{number}' for number in self.proposal_nums] + [f'AR_{size}@{most}' for size in 'sml']
         names: Sequence[str] = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l', *recalls)
         return {name: float(v) if v >= 0 else float('nan') for name, v in zip(names, coco_eval.stats)}
+
+
+def use_exact_metrics(evaluator: ConfigDict | list[ConfigDict]) -> None:
+    """Replace mmdet's CocoMetric in an evaluator's config, in place."""
+    for metric in evaluator if isinstance(evaluator, list) else [evaluator]:
+        if metric.get('type') in ('CocoMetric', 'mmdet.CocoMetric'):
+            metric['type'] = 'ExactCocoMetric'
 
 
 def _evaluation_class() -> type[COCOeval]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,11 @@ from mmdet.evaluation import DumpDetResults
 from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import BaseDataset
+from mmengine.dist import broadcast_object_list
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..backbones.adaptive_depth import AdaptiveDepthBackbone
 from ..checkpoints import load_for_testing
@@ -19,10 +24,12 @@ from ..errors import UserError
 from ..files import file_sha256
 from ..preflight import annotation_file, coco_dataset, require_data
 from ..skip_config import SkipConfig
-from .complexity import default_input_size
+from .coco_metric import use_exact_metrics
+from .complexity import count_costs, default_input_size
 from .recalibration import load_norms
-from .report import add_row, print_table
-from .sub_nets import Row, iterate_sub_nets
+from .report import FILE_NAME, held_rows, print_table
+from .run_hooks import ProgressHook, RowsHook
+from .sub_nets import Row, outputs_asked
 
 
 def evaluate_sub_nets(
@@ -57,26 +64,60 @@ def evaluate_sub_nets(
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     codes = choose_codes(cfg, skip)
     input_size = default_input_size(cfg)
-    use_exact_metrics(cfg.test_evaluator)
     if tta:
         _use_tta(cfg)
+    settings = _settings_sha256(cfg)
     cfg.load_from = None  # loaded below, strictly
+    if codes:
+        cfg.test_cfg.update(type='SubNetTestLoop', skips=[str(code) for code in codes])
+    else:
+        use_exact_metrics(cfg.test_evaluator)
     runner = Runner.from_cfg(cfg)
     load_for_testing(runner.model, checkpoint, codes or (), allow_untrained, allow_mismatch)
-    run = _describe_run(cfg, checkpoint, runner.test_dataloader.dataset) | {'input_size': list(input_size)}
+    run = _describe_run(cfg, checkpoint, runner.test_dataloader.dataset)
+    run |= {'input_size': list(input_size), 'settings_sha256': settings}
     if norms:
         load_norms(runner.model, norms, run['checkpoint_sha256'], codes or ())
         run['norms_sha256'] = file_sha256(norms)
     if dump:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=dump))
-    rows: list[Row] = []
-    for row in iterate_sub_nets(runner, codes, input_size):
-        if runner.rank == 0:
-            rows = add_row(cfg.work_dir, run, row)
+    _test(runner, cfg.work_dir, run, codes, input_size)
+    rows = held_rows(cfg.work_dir, run) if runner.rank == 0 else []
     if rows:
         height, width = input_size
         print_table(rows, f'{run["name"]}, {run["num_images"]} images, costs at {height}×{width}')
     return rows
+
+
+def _test(
+    runner: Runner,
+    work_dir: str,
+    run: dict[str, Any],
+    codes: list[SkipConfig] | None,
+    input_size: tuple[int, int],
+) -> None:
+    """Test what has no row yet; all that is asked for where more than rows is to be written or shown."""
+    names: dict[Any, str | None] = {code: str(code) for code in codes} if codes else {None: None}
+    extra = any(outputs_asked(runner, runner.test_evaluator)) or any(getattr(hook, 'show', 0) for hook in runner.hooks)
+    held = set() if extra else {row['skip'] for row in held_rows(work_dir, run)}
+    todo = [code for code, name in names.items() if name not in held]
+    broadcast_object_list(shared := [todo])  # other machines may not see that file
+    todo = shared[0]
+    if runner.rank == 0 and len(todo) < len(names):
+        done = ', '.join(name or run['name'] for code, name in names.items() if code not in todo)
+        print(f'{done}: in {Path(work_dir) / FILE_NAME} already, from the same weights, data and settings')
+    if not todo:
+        return
+    costs = count_costs(runner.model, todo if codes else None, input_size)
+    runner.register_hook(RowsHook(work_dir, run, dict(zip(todo, costs))), priority='LOWEST')
+    columns = TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), disable=runner.rank != 0) as progress:
+        runner.register_hook(ProgressHook(progress, len(runner.test_dataloader), len(todo)), priority='LOWEST')
+        if codes:
+            runner.test_loop.codes = todo
+        metrics = runner.test()
+        if not codes:
+            runner.call_hook('after_sub_net', code=None, metrics=metrics)
 
 
 def _describe_run(cfg: Config, checkpoint: str | os.PathLike[str], dataset: BaseDataset) -> dict[str, Any]:
@@ -115,11 +156,17 @@ def choose_codes(cfg: Config, skip: str | None) -> list[SkipConfig] | None:
     return codes
 
 
-def use_exact_metrics(evaluator: ConfigDict | list[ConfigDict]) -> None:
-    """Replace mmdet's CocoMetric in an evaluator's config, in place."""
-    for metric in evaluator if isinstance(evaluator, list) else [evaluator]:
-        if metric.get('type') in ('CocoMetric', 'mmdet.CocoMetric'):
-            metric['type'] = 'ExactCocoMetric'
+def _settings_sha256(cfg: Config) -> str:
+    """A hash of what else the numbers depend on: model, pipeline, evaluator and loop, without what changes nothing."""
+    leave_out = {'skip', 'init_cfg', 'train_cfg', 'num_workers', 'persistent_workers', 'prefetch_factor', 'pin_memory'}
+
+    def relevant(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: relevant(entry) for name, entry in value.items() if name not in leave_out}
+        return [relevant(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+
+    parts = [relevant(cfg.get(name)) for name in ('model', 'test_dataloader', 'test_evaluator', 'test_cfg')]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _use_tta(cfg: Config) -> None:

@@ -1,88 +1,160 @@
-"""Tests the sub-networks of one detector over one data loader, one row of results each."""
+"""One pass over a data loader for several sub-networks of one detector."""
 
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmengine.hooks import Hook
-from mmengine.runner import Runner
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+import torch
+from mmdet.models.detectors import BaseDetector
+from mmdet.structures import DetDataSample
+from mmengine.evaluator import Evaluator
+from mmengine.model import MMDistributedDataParallel
+from mmengine.runner import BaseLoop, Runner, autocast
 
-from ..backbones.adaptive_depth import find_backbone
+from ..backbones.adaptive_depth import Skip, find_backbone
+from ..errors import UserError
 from ..skip_config import SkipConfig
-from .complexity import count_costs
+from .coco_metric import use_exact_metrics
+from .shared_calls import sharing
 
 Row = dict[str, Any]
 
 
-class ProgressHook(Hook):
-    """Moves a progress bar on by one for every tested batch."""
+class SubNetLoop(BaseLoop):
+    """Mix-in for mmengine's ValLoop and TestLoop, goes before them: every batch is predicted at each of ``codes``.
 
-    def __init__(self, progress: Progress, label: str, total: int) -> None:
-        self.progress = progress
-        self.task = progress.add_task(f'Testing {label}', total=total)
+    Images are read and preprocessed once, and stages that sub-networks have in common run once. All codes' results are
+    held until the data loader ends; then one sub-network is evaluated after the other, and hooks that have an
+    ``after_sub_net(runner, code, metrics)`` are told at once.
 
-    def after_test_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        """Move on by one batch."""
-        self.progress.advance(self.task)
-
-
-def iterate_sub_nets(runner: Runner, codes: Sequence[SkipConfig] | None, input_size: tuple[int, int]) -> Iterator[Row]:
-    """Test each sub-network and yield its row as soon as it is known.
+    Hooks see one epoch, and the first code's predictions; in a test a hook that paints (with a ``test_out_dir``) sees
+    those of each code. What is painted or dumped goes to a folder or file of each code's own.
 
     Args:
-        runner: with the weights to test in its model.
-        codes: the sub-networks; None for a detector that has no depth to choose.
-        input_size: height and width in pixels at which the cost is counted.
+        runner: as in mmengine's loops.
+        dataloader: as there.
+        evaluator: as there; the config of a CocoMetric becomes an ExactCocoMetric.
+        fp16: as there; bfloat16 on a CPU.
+        skips: codes, a comma list of them, or ``all``; None takes the loop's default.
 
-    Yields:
-        ``skip`` (a code, or None), the metrics of the runner's evaluator (None where a size has no object), and the
-        fields of :class:`~adn_mmdet.evaluation.complexity.Cost`.
+    Raises:
+        UserError: no code, one that is not valid, or no adaptive-depth backbone.
     """
-    costs = count_costs(runner.model, codes, input_size)
-    if not codes:
-        yield {'skip': None, **_test(runner, 'the detector'), **asdict(costs[0])}
-        return
-    backbone = find_backbone(runner.model)
-    for code, cost in zip(codes, costs):
-        with backbone.using_skip(code), _own_outputs(runner, str(code) if len(codes) > 1 else ''):
-            metrics = _test(runner, str(code))
-        yield {'skip': str(code), **metrics, **asdict(cost)}  # outside: a generator must not hold a skip
 
+    runner: Runner
+    evaluator: Evaluator
+    fp16: bool
+    mode: str
+    default_codes: Callable[[int], list[SkipConfig]]
 
-def _test(runner: Runner, label: str) -> dict[str, float | None]:
-    """Run the test loop once; NaN, which JSON lacks, becomes None."""
-    columns = TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), disable=runner.rank != 0) as progress:
-        hook = ProgressHook(progress, label, len(runner.test_dataloader))
-        runner.register_hook(hook, priority='LOWEST')
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: Any,
+        evaluator: Any,
+        fp16: bool = False,
+        skips: str | Sequence[Skip] | None = None,
+    ) -> None:
+        self.backbone = find_backbone(runner.model)
+        num_stages = self.backbone.num_stages
+        self.codes = self.default_codes(num_stages) if skips is None else _parse(skips, num_stages)
+        if isinstance(evaluator, (dict, list)):
+            use_exact_metrics(evaluator)
+        super().__init__(runner, dataloader, evaluator, fp16)
+
+    def run(self) -> dict[str, float]:
+        """Evaluate all sub-networks.
+
+        Returns:
+            The metrics of each, named after its code (``TTTT/coco/bbox_mAP``); those of the first under their stock
+            names (``coco/bbox_mAP``) as well, for ``save_best`` and whatever else reads them.
+        """
+        self.runner.call_hook(f'before_{self.mode}')
+        self.runner.call_hook(f'before_{self.mode}_epoch')
+        self.runner.model.eval()
+        self._results: dict[SkipConfig, list[list[Any]]] = {
+            code: [[] for _ in self.evaluator.metrics] for code in self.codes
+        }
+        for index, batch in enumerate(self.dataloader):
+            self.run_iter(index, batch)
+        metrics: dict[str, float] = {}
+        for code in self.codes:
+            with self._at(code):
+                own = self.evaluator.evaluate(len(self.dataloader.dataset))
+            self.runner.call_hook('after_sub_net', code=code, metrics=own)
+            if code == self.codes[0]:
+                metrics.update(own)
+            metrics.update((f'{code}/{name}', value) for name, value in own.items())
+        self.runner.call_hook(f'after_{self.mode}_epoch', metrics=metrics)
+        self.runner.call_hook(f'after_{self.mode}')
+        return metrics
+
+    @torch.no_grad()
+    def run_iter(self, idx: int, data_batch: Any) -> None:
+        """Predict one batch at each code."""
+        self.runner.call_hook(f'before_{self.mode}_iter', batch_idx=idx, data_batch=data_batch)
+        after_iter = f'after_{self.mode}_iter'
+        painters = [hook for hook in self.runner.hooks if hasattr(hook, 'test_out_dir')] if self.mode == 'test' else []
+        with autocast(enabled=self.fp16), self._predictor(data_batch) as predict:
+            for code in self.codes:
+                with self._at(code):
+                    outputs = predict()
+                    self.evaluator.process(data_samples=outputs, data_batch=data_batch)
+                    if code == self.codes[0]:
+                        self.runner.call_hook(after_iter, batch_idx=idx, data_batch=data_batch, outputs=outputs)
+                    else:
+                        for hook in painters:
+                            hook.after_test_iter(self.runner, idx, data_batch, outputs)
+
+    @contextlib.contextmanager
+    def _predictor(self, batch: Any) -> Iterator[Callable[[], Sequence[DetDataSample]]]:
+        """What predicts a batch at the skip in force."""
+        model = self.runner.model
+        detector = model.module if isinstance(model, MMDistributedDataParallel) else model
+        if not isinstance(detector, BaseDetector):  # test-time augmentation: every view is preprocessed by itself
+            yield lambda: getattr(model, f'{self.mode}_step')(batch)
+            return
+        data = detector.data_preprocessor(batch, False)
+
+        def predict() -> Sequence[DetDataSample]:
+            samples = [sample.clone() for sample in data['data_samples']]  # predictions are written into them
+            return detector._run_forward({**data, 'data_samples': samples}, mode='predict')
+
+        with sharing(detector) if len(self.codes) > 1 else contextlib.nullcontext():
+            yield predict
+
+    @contextlib.contextmanager
+    def _at(self, code: SkipConfig) -> Iterator[None]:
+        """Predict, and keep results, for one code."""
+        for metric, results in zip(self.evaluator.metrics, self._results[code]):
+            metric.results = results
+        restore = list(outputs_asked(self.runner, self.evaluator)) if len(self.codes) > 1 else []
+        for writer, attribute, value in restore:
+            path = Path(value).absolute()
+            own = path / str(code) if attribute == 'test_out_dir' else path.with_stem(f'{path.stem}_{code}')
+            setattr(writer, attribute, str(own))
         try:
-            metrics = runner.test()
+            with self.backbone.using_skip(code):
+                yield
         finally:
-            runner.hooks.remove(hook)
-    named = {name.rpartition('/')[2]: value for name, value in metrics.items()}
-    return {name: None if math.isnan(value) else value for name, value in named.items()}
+            for writer, attribute, value in restore:
+                setattr(writer, attribute, value)
 
 
-@contextlib.contextmanager
-def _own_outputs(runner: Runner, code: str) -> Iterator[None]:
-    """Give one of several sub-networks its own folder of pictures and its own file of predictions."""
-    restore = []
-    for writer in (*runner.hooks, *runner.test_evaluator.metrics):
-        for attribute in ('test_out_dir', 'out_file_path'):
-            if code and (path := getattr(writer, attribute, None)):
-                restore.append((writer, attribute, path))
-                path = Path(path).absolute()
-                own = path / code if attribute == 'test_out_dir' else path.with_stem(f'{path.stem}_{code}')
-                setattr(writer, attribute, str(own))
-    try:
-        yield
-    finally:
-        for writer, attribute, path in restore:
-            setattr(writer, attribute, path)
+def outputs_asked(runner: Runner, evaluator: Evaluator) -> Iterator[tuple[Any, str, str]]:
+    """What a test writes beside its metrics: a hook or metric, the name of its attribute, and the path in it."""
+    for writer in (*runner.hooks, *evaluator.metrics):
+        for attribute in ('test_out_dir', 'out_file_path', 'outfile_prefix'):
+            if path := getattr(writer, attribute, None):
+                yield writer, attribute, path
+
+
+def _parse(skips: str | Sequence[Skip], num_stages: int) -> list[SkipConfig]:
+    if isinstance(skips, str):
+        return SkipConfig.parse_list(skips, num_stages)
+    if not skips:
+        raise UserError('skips should name at least one code, such as FFFF, but got none')
+    return list(dict.fromkeys(SkipConfig.parse(skip, num_stages) for skip in skips))
