@@ -21,11 +21,15 @@ DETECTORS = ('faster_rcnn', 'mask_rcnn', 'retinanet')
 
 def tiny_config(detector: str = 'faster_rcnn', kind: str = 'adn', **backbone: Any) -> Config:
     """The COCO config of a detector, narrowed."""
-    cfg = Config.fromfile(str(ROOT / 'configs' / f'{detector}_r50_{kind}_1x_coco.py'))
+    return narrow(Config.fromfile(str(ROOT / 'configs' / f'{detector}_r50_{kind}_1x_coco.py')), **backbone)
+
+
+def narrow(cfg: Config, **backbone: Any) -> Config:
+    """The config of a Faster R-CNN, Mask R-CNN or RetinaNet with narrow layers and three classes, in place."""
     channels, num_classes = 16, 3
     cfg.model.backbone.update(TINY_BACKBONE | backbone)
     cfg.model.neck.update(in_channels=[32, 64, 128, 256], out_channels=channels)
-    if detector == 'retinanet':
+    if 'roi_head' not in cfg.model:
         cfg.model.bbox_head.update(
             in_channels=channels, feat_channels=channels, stacked_convs=1, num_classes=num_classes
         )
@@ -34,7 +38,7 @@ def tiny_config(detector: str = 'faster_rcnn', kind: str = 'adn', **backbone: An
     roi_head = cfg.model.roi_head
     roi_head.bbox_roi_extractor.out_channels = channels
     roi_head.bbox_head.update(in_channels=channels, fc_out_channels=32, num_classes=num_classes)
-    if detector == 'mask_rcnn':
+    if roi_head.get('mask_head'):
         roi_head.mask_roi_extractor.out_channels = channels
         roi_head.mask_head.update(
             in_channels=channels, conv_out_channels=channels, num_convs=1, num_classes=num_classes
