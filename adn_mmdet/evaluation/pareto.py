@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from ..errors import UserError
 
@@ -49,3 +49,18 @@ def best_under_budget(points: Iterable[Point], budget: float, unit: str = 'ms') 
             f'no sub-network fits a budget of {budget:g} {unit}: the cheapest, {skip}, takes {cost:.4g} {unit}'
         )
     return within[-1]
+
+
+def sub_net_points(rows: Iterable[Mapping[str, Any]], cost: str, accuracy: str) -> dict[Point, Mapping[str, Any]]:
+    """The points of rows of ``sub_nets.json`` (with ``run``, where there are several runs) that are sub-networks.
+
+    Args:
+        rows: those without a code, of published numbers (``kind`` ``'paper'``) or with an unknown value are left out.
+        cost: the key of the cost, such as ``'gmacs'``.
+        accuracy: the key of the accuracy, such as ``'bbox_mAP'``.
+    """
+    return {
+        Point(row[cost], row[accuracy], f'{row["skip"]} of {row["run"]}' if 'run' in row else row['skip']): row
+        for row in rows
+        if row['skip'] and row.get('kind') != 'paper' and row.get(cost) is not None and row.get(accuracy) is not None
+    }

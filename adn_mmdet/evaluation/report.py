@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from rich.console import Console
@@ -17,6 +15,7 @@ from rich.table import Table
 
 from ..errors import UserError
 from ..files import write_atomically
+from .plot import plot_accuracy_against_cost
 from .sub_nets import Row
 
 SCHEMA = 1
@@ -95,40 +94,6 @@ def markdown_table(rows: Sequence[Row]) -> str:
     lines = [[COLUMNS[name] for name in names], ['---'] + ['---:'] * (len(names) - 1)]
     lines += [_cells(row, names) for row in rows]
     return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
-
-
-def plot_accuracy_against_cost(rows: Sequence[Row], path: str | os.PathLike[str]) -> None:
-    """Draw AP against GMACs, one panel for boxes and one for masks, every code a labelled point."""
-    metrics = [name for name in ('bbox_mAP', 'segm_mAP') if any(row.get(name) is not None for row in rows)]
-    if not metrics:
-        return
-    figure = Figure(figsize=(7 * len(metrics), 5), layout='tight')
-    axes = figure.subplots(1, len(metrics), squeeze=False)
-    for axis, metric in zip(axes[0], metrics):
-        points = sorted(
-            (row['gmacs'], 100 * row[metric], row['skip'] or 'net') for row in rows if row.get(metric) is not None
-        )
-        axis.plot([x for x, _, _ in points], [y for _, y, _ in points], 'o', color='black', markersize=4)
-        _label_points(axis, points)
-        axis.set_xlabel('GMACs an image')
-        axis.set_ylabel(COLUMNS[metric])
-        axis.margins(x=0.14, y=0.08)
-        axis.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
-
-
-def _label_points(axis: Axes, points: Sequence[tuple[float, float, str]]) -> None:
-    """Write the codes beside their points: codes of one cost are stacked in the order of their AP, without overlap."""
-    lowest, highest = min(y for _, y, _ in points), max(y for _, y, _ in points)
-    step = max(highest - lowest, 1e-3) / 18  # a text line is about a twentieth of the panel
-    next_free: dict[float, float] = {}
-    for x, y, label in points:
-        column = round(x, 6)
-        height = max(y, next_free.get(column, -np.inf))
-        next_free[column] = height + step
-        axis.annotate(
-            label, (x, height), (6, 0), textcoords='offset points', fontsize=7, family='monospace', va='center'
-        )
 
 
 def side_by_side(folders: Sequence[Path], names: Sequence[str], path: str | os.PathLike[str]) -> None:

@@ -1,6 +1,6 @@
 import json
 
-from adn_mmdet.evaluation.report import add_row, markdown_table, plot_accuracy_against_cost, print_table
+from adn_mmdet.evaluation.report import add_row, markdown_table, print_table
 
 RUN = dict(name='net', checkpoint_sha256='a')
 
@@ -30,10 +30,3 @@ def test_tables(capsys):
     print_table([row(None)], 'a net')
     printed = capsys.readouterr().out
     assert 'a net' in printed and '50.00' in printed and 'mask AP' not in printed
-
-
-def test_plot_of_whatever_there_is(tmp_path):
-    plot_accuracy_against_cost([row('FFFF'), row(None), row('TTTT', None)], tmp_path / 'plot.png')
-    assert (tmp_path / 'plot.png').stat().st_size > 1000
-    plot_accuracy_against_cost([row('FFFF', None)], tmp_path / 'none.png')
-    assert not (tmp_path / 'none.png').exists()
