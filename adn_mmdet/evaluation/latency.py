@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from mmcv.ops import RoIAlign
 from mmdet.structures import DetDataSample
+from mmengine.utils import apply_to
 from rich.progress import track
-from torch import nn
+from torch import Tensor, nn
 
 from ..backbones.adaptive_depth import find_backbone
 from ..errors import UserError
@@ -141,11 +142,12 @@ def measure_latency(
     detector.eval()
     try:
         with _timed_parts(detector, device) as spans, torch.no_grad(), autocast(device, amp):
-            calls = {code: partial(_time_call, predict, detector, code, spans) for code in codes or [None]}
+            names: list[str | None] = [None] if codes is None else [str(code) for code in codes]
+            calls = {name: partial(_time_call, predict, detector, name, spans) for name in names}
             seconds = interleave(calls, rounds, warmup)
     finally:
         detector.train(was_training)
-    return summarize({str(code) if code else None: np.array(times) for code, times in seconds.items()})
+    return summarize({name: np.array(times) for name, times in seconds.items()})
 
 
 def summarize(seconds: Mapping[str | None, np.ndarray]) -> list[LatencyRow]:
@@ -188,16 +190,32 @@ def autocast(device: torch.device, enabled: bool) -> torch.autocast:
 
 
 def require_amp(detector: nn.Module, device: torch.device) -> None:
-    """Make sure that a detector can run in mixed precision on a device.
+    """Make sure that a detector runs in mixed precision on a device.
+
+    On the CPU, where mmcv's NMS has no bfloat16, its heads from now on hand out float32, whatever they compute in.
 
     Raises:
         UserError: it cannot.
     """
-    if device.type == 'cpu' and any(isinstance(module, RoIAlign) for module in detector.modules()):
+    if device.type != 'cpu':
+        return
+    if any(isinstance(module, RoIAlign) for module in detector.modules()):
         raise UserError(
             f"{type(detector).__name__} cannot run in mixed precision on the CPU, where mmcv's RoIAlign has no "
             'bfloat16: use a GPU, or leave --amp out'
         )
+    for head in _post_processors(detector):
+        if _give_float32 not in head._forward_hooks.values():
+            head.register_forward_hook(_give_float32)
+
+
+def _give_float32(module: nn.Module, args: Any, output: Any) -> Any:
+    return apply_to(output, lambda value: isinstance(value, Tensor) and value.is_floating_point(), Tensor.float)
+
+
+def _post_processors(detector: nn.Module) -> list[nn.Module]:
+    """The heads that turn outputs of networks into detections."""
+    return [module for module in detector.modules() if hasattr(module, 'predict_by_feat')]
 
 
 def _require_positive(**numbers: int) -> None:
@@ -228,13 +246,13 @@ def _seconds(function: Callable[[], object]) -> float:
 def _time_call(
     predict: Callable[[], object],
     detector: nn.Module,
-    code: SkipConfig | None,
+    skip: str | None,
     spans: dict[str, list[Span]],
 ) -> list[float]:
     """Seconds of the whole call, and of each of PARTS in it."""
     for part in spans.values():
         part.clear()
-    with find_backbone(detector).using_skip(code) if code else nullcontext():
+    with find_backbone(detector).using_skip(skip) if skip else nullcontext():
         whole = _seconds(predict)
     return [whole, *(sum(map(_length, spans[part])) for part in PARTS)]
 
@@ -256,8 +274,7 @@ def _timed_parts(detector: nn.Module, device: torch.device) -> Iterator[dict[str
     methods = [('backbone', detector.backbone, 'forward')]
     if getattr(detector, 'with_neck', False):
         methods.append(('neck', detector.neck, 'forward'))
-    heads = [module for module in detector.modules() if hasattr(module, 'predict_by_feat')]
-    methods += [('post', head, 'predict_by_feat') for head in heads]
+    methods += [('post', head, 'predict_by_feat') for head in _post_processors(detector)]
     with ExitStack() as stack:
         for part, module, name in methods:
             stack.enter_context(patch.object(module, name, timed(part, getattr(module, name))))
