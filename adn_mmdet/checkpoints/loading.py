@@ -23,12 +23,39 @@ def read_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
 
     Returns:
         The weights by name; ``module.`` (DDP) is taken off, and ``ema_*`` copies beside the weights are left out.
+
+    Raises:
+        UserError: it holds something else than weights.
     """
-    weights = dict(checkpoint.get('state_dict', checkpoint))
+    weights = checkpoint.get('state_dict', checkpoint)
+    if not isinstance(weights, Mapping):
+        weights = {'state_dict': weights}
+    others = [key for key, value in weights.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
+    if others or not weights:
+        raise UserError(
+            f'this checkpoint holds {", ".join(map(str, others[:3])) or "nothing"} where only weights should be: '
+            "give a detector's own, bare or under state_dict (tools/convert_checkpoint.py reads other layouts)"
+        )
+    weights = dict(weights)
     for prefix in ('module.', 'ema_'):
         if weights and all(key.startswith(prefix) for key in weights):
             weights = {key.removeprefix(prefix): value for key, value in weights.items()}
     return {key: value for key, value in weights.items() if not key.startswith('ema_')}
+
+
+def require_finite(weights: Mapping[str, Tensor], source: str | os.PathLike[str]) -> None:
+    """Refuse weights that no training should have left.
+
+    Raises:
+        UserError: one holds a NaN or an infinity; names it and the file that it is from.
+    """
+    # A sum is ten times faster than isfinite, and finite only where all of its terms are; it may overflow.
+    bad = [key for key, value in weights.items() if not value.sum().isfinite() and not value.isfinite().all()]
+    if bad:
+        raise UserError(
+            f'{source}: {bad[0]} holds NaN or infinity ({len(bad)} such weights): use an earlier checkpoint, '
+            'or get it anew'
+        )
 
 
 def load_for_testing(
@@ -50,10 +77,11 @@ def load_for_testing(
         checkpoint: the content of ``path`` where it was read before.
 
     Raises:
-        UserError: the file cannot be read, or its weights do not fit; says which.
+        UserError: the file cannot be read, or its weights do not fit or are not finite; says which.
     """
     detector = unwrap(model)
     weights = read_weights(load_from_local(path, map_location='cpu') if checkpoint is None else checkpoint)
+    require_finite(weights, path)
     own = detector.state_dict()
     misshapen = [key for key in own if key in weights and weights[key].shape != own[key].shape]
     if misshapen:

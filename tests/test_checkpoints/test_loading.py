@@ -91,3 +91,33 @@ def test_any_depth_weights_in_a_plain_detector(save):
     del cfg.model.backbone['skip']
     with pytest.raises(UserError, match='0 missing, 135 unexpected .*bn1_skip'):
         load_for_testing(build(cfg), save())
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_weights_that_are_not_finite_are_named(save, detector, value):
+    def change(weights):
+        key = 'backbone.layer2.0.bn2_skip.weight'
+        return weights | {key: weights[key].where(torch.arange(len(weights[key])) > 0, value)}
+
+    path = save(change)
+    with pytest.raises(UserError, match=r'weights.pth: backbone.layer2.0.bn2_skip.weight holds NaN .*\(1 such'):
+        load_for_testing(detector, path, allow_mismatch=True)
+
+
+def test_a_sum_that_overflows_is_no_infinity(save, detector):
+    key = 'neck.fpn_convs.0.conv.weight'
+    load_for_testing(detector, save(lambda weights: weights | {key: torch.full_like(weights[key], 3e38)}))
+
+
+@pytest.mark.parametrize(
+    'content, given',
+    [
+        ({'model': {}, 'optimizer': {}, 'epoch': 1}, 'model, optimizer, epoch'),
+        ({'state_dict': [1]}, 'state_dict'),
+        ({'state_dict': {}}, 'nothing'),
+        ({}, 'nothing'),
+    ],
+)
+def test_another_layout_is_said(save, detector, content, given):
+    with pytest.raises(UserError, match=f'holds {given} where only weights should be: .*convert_checkpoint.py'):
+        load_for_testing(detector, save(wrap=lambda _: content))

@@ -1,3 +1,4 @@
+import argparse
 import os
 import pickle
 import zipfile
@@ -76,3 +77,23 @@ def test_other_contents(tmp_path):
         archive.writestr('readme', 'no weights')
     with pytest.raises(UserError, match='no checkpoint'):
         load_from_local(tmp_path / 'archive.pth')
+
+
+def test_a_command_line_is_harmless(tmp_path):
+    """Training scripts save their arguments; what a Namespace holds must be on the allow-list itself."""
+    path = tmp_path / 'script.pth'
+    torch.save({'args': argparse.Namespace(lr=0.1, skip_cfg=[True])}, path)
+    assert load_from_local(path)['args'] == argparse.Namespace(lr=0.1, skip_cfg=[True])
+    torch.save({'args': argparse.Namespace(lr=Crafted(os.system, f'touch {tmp_path}/witness'))}, path)
+    with pytest.raises(UserError, match='was refused: it holds posix.system'):
+        load_from_local(path)
+    assert not (tmp_path / 'witness').exists()
+
+
+def test_trust_says_what_is_missing(tmp_path):
+    path = tmp_path / 'foreign.pth'
+    path.write_bytes(b'cno_such_module\nThing\n.')
+    with pytest.raises(UserError, match='foreign.pth'):
+        load_from_local(path)
+    with pytest.raises(UserError, match=r"no checkpoint at all \(No module named 'no_such_module'\)"):
+        load_from_local(path, trust=True)

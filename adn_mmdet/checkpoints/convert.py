@@ -1,0 +1,202 @@
+"""Takes the ResNet out of a checkpoint of any layout, for AdaptiveDepthResNet to start from."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from ..backbones import AdaptiveDepthResNet
+from ..errors import UserError
+from ..files import file_sha256, write_atomically
+from ..preflight import require_writable
+from .loading import require_finite
+from .safe_loading import load_from_local
+
+# The arguments of AdaptiveDepthResNet by the authors' names.
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    'resnet50': dict(depth=50, avg_down=False),
+    'resnet50vd': dict(depth=50, avg_down=True),
+    'resnet101': dict(depth=101, avg_down=False),
+    'resnet101vd': dict(depth=101, avg_down=True),
+}
+FIRST = 'layer1.0.conv1.weight'  # every ResNet has it; what stands before it is the prefix
+HEADS = ('fc.', 'head.')
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """The weights of an AdaptiveDepthResNet, and what became of those that a checkpoint held."""
+
+    weights: dict[str, Tensor]
+    arch: str
+    averaged: bool  # whether they are the exponential moving average
+    prefix: str  # taken off every name
+    renamed: dict[str, str]
+    dropped: list[str]
+    num_untrained_norms: int  # not held; cloned from their twins, with a warning, when the weights are loaded
+
+    def report(self, title: str) -> Table:
+        """A table of what was mapped, cloned and dropped."""
+        table = Table('', 'number', 'which', title=title)
+        rows = {
+            f'mapped, without the prefix {self.prefix}' if self.prefix else 'mapped': list(self.weights),
+            'of these renamed': [f'{old} → {new}' for old, new in self.renamed.items()],
+            'dropped': self.dropped,
+        }
+        for what, names in rows.items():
+            table.add_row(what, str(len(names)), ', '.join(names[:3]) + (', …' if len(names) > 3 else ''))
+        cloned = 'the skipped sub-networks are untrained' if self.num_untrained_norms else ''
+        table.add_row('norms cloned when loaded', str(self.num_untrained_norms), cloned)
+        return table
+
+
+def choose_weights(checkpoint: Mapping[str, Any], ema: bool | None = None) -> tuple[dict[str, Tensor], bool]:
+    """The weights in a checkpoint: bare, of a training script (``model``, ``model_ema``), or of mmengine.
+
+    Args:
+        checkpoint: what the file holds.
+        ema: whether to take the exponential moving average; None where there is only one of the two.
+
+    Returns:
+        The tensors by name, and whether they are the average.
+
+    Raises:
+        UserError: there is a choice to make, or not the weights that were asked for.
+    """
+    if 'ema_state_dict' in checkpoint:  # mmengine's EMAHook saves the two in each other's place
+        found = {False: checkpoint['ema_state_dict'], True: checkpoint.get('state_dict')}
+    else:
+        model = checkpoint.get('model', checkpoint.get('state_dict'))
+        found = {False: model, True: checkpoint.get('model_ema')}
+    found = {averaged: weights for averaged, weights in found.items() if isinstance(weights, Mapping)}
+    found = found or {False: checkpoint}
+    if ema is None and len(found) == 2:
+        raise UserError("holds the model's own weights and their moving average: say --no-ema or --ema")
+    averaged = next(iter(found)) if ema is None else ema
+    if averaged not in found:
+        kinds = {False: "the model's own weights", True: 'a moving average'}
+        raise UserError(f'holds {kinds[not averaged]} alone: leave {"--ema" if averaged else "--no-ema"} out')
+    return {str(key): value for key, value in found[averaged].items() if isinstance(value, Tensor)}, averaged
+
+
+def convert_weights(weights: Mapping[str, Tensor], averaged: bool = False, arch: str | None = None) -> Conversion:
+    """Rename the weights of a ResNet as AdaptiveDepthResNet has them, and check that they fit.
+
+    Args:
+        weights: of a classifier, a detector or a backbone, of the authors, torchvision or mmdet.
+        averaged: whether they are a moving average.
+        arch: what they should be; None takes any of ``ARCHITECTURES``.
+
+    Raises:
+        UserError: they are of another architecture or stage split, or are not finite.
+    """
+    prefix = _find_prefix(weights)
+    inner = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+    found = _find_architecture(inner)
+    if arch not in (None, found):
+        raise UserError(f'holds {found}, not {arch}')
+    renamed = _mmdet_names(inner) if ARCHITECTURES[found]['avg_down'] else {}
+    kept = {renamed.get(key, key): value for key, value in inner.items() if not key.startswith(HEADS)}
+    num_untrained_norms = _require_fit(kept, found)
+    require_finite(kept, found)
+    dropped = [key for key in weights if not key.startswith(prefix) or key.removeprefix(prefix).startswith(HEADS)]
+    return Conversion(kept, found, averaged, prefix, renamed, dropped, num_untrained_norms)
+
+
+def convert_checkpoint(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    ema: bool | None = None,
+    arch: str | None = None,
+    trust: bool = False,
+) -> Conversion:
+    """Write the ResNet of a checkpoint to a file that ``init_cfg=dict(type='Pretrained', checkpoint=out)`` takes.
+
+    Args:
+        source: a checkpoint of any layout.
+        out: the file, ``{state_dict, meta}`` of tensors and strings; it is replaced if it exists.
+        ema: as in :func:`choose_weights`.
+        arch: as in :func:`convert_weights`.
+        trust: unpickle whatever the checkpoint holds, which may run code of whoever made it.
+
+    Raises:
+        UserError: it cannot be read, converted or written; nothing was written.
+    """
+    source, out = Path(source).expanduser(), Path(out).expanduser()
+    if out.is_dir() or out.resolve() == source.resolve():
+        raise UserError(f'{out} is {"a folder" if out.is_dir() else "the source"}: give another file to write')
+    checkpoint = load_from_local(source, map_location='cpu', trust=trust)
+    try:
+        conversion = convert_weights(*choose_weights(checkpoint, ema), arch)
+    except UserError as error:
+        raise UserError(f'{source}: {error}') from error
+    require_writable(out.parent)
+    meta = dict(
+        arch=conversion.arch,
+        ema=conversion.averaged,
+        source=source.name,
+        source_sha256=file_sha256(source),
+    )
+    with io.BytesIO() as file:
+        torch.save(dict(state_dict=conversion.weights, meta=meta), file)
+        try:
+            write_atomically(out, file.getvalue())
+        except OSError as error:
+            raise UserError(f'cannot write {out} ({error.strerror}): make room, or give another file') from error
+    return conversion
+
+
+def _find_prefix(weights: Mapping[str, Tensor]) -> str:
+    """What stands before a ResNet's names, such as ``module.`` or ``backbone.body.model.``."""
+    prefixes = [key.removesuffix(FIRST) for key in weights if key.endswith(FIRST)]
+    if not prefixes:
+        given = ', '.join(list(weights)[:3]) or 'no tensors'
+        raise UserError(f'holds no ResNet of bottlenecks but {given}, …: known are {", ".join(ARCHITECTURES)}')
+    if len(prefixes) > 1:
+        raise UserError(f'holds {len(prefixes)} ResNets ({", ".join(prefixes)}): save the weights of one alone')
+    return prefixes[0]
+
+
+def _find_architecture(weights: Mapping[str, Tensor]) -> str:
+    blocks = {tuple(key.split('.')[:2]) for key in weights if key.startswith('layer')}
+    counts = Counter(stage for stage, _ in sorted(blocks))
+    pools = 'layer2.0.downsample.2.weight' in weights  # a pooling at .0 has no weights: .1 is the conv, .2 the norm
+    for name, kwargs in ARCHITECTURES.items():
+        if AdaptiveDepthResNet.arch_settings[kwargs['depth']][1] == (*counts.values(),) and kwargs['avg_down'] == pools:
+            return name
+    raise UserError(f'holds a ResNet of {[*counts.values()]} blocks a stage: known are {", ".join(ARCHITECTURES)}')
+
+
+def _mmdet_names(weights: Mapping[str, Tensor]) -> dict[str, str]:
+    """The vd shortcut of stage 1: mmdet pools there too, by one pixel, so that its conv and norm move up."""
+    if 'layer1.0.downsample.2.weight' in weights:  # mmdet's own
+        return {}
+    parts = [key.split('.', 4) for key in weights if key.startswith('layer1.0.downsample.')]
+    return {'.'.join(part): '.'.join([*part[:3], str(int(part[3]) + 1), part[4]]) for part in parts}
+
+
+def _require_fit(weights: Mapping[str, Tensor], arch: str) -> int:
+    """Refuse what AdaptiveDepthResNet does not take as it is; return how many norms it would clone."""
+    with torch.device('meta'):
+        model = AdaptiveDepthResNet(base_channels=len(weights[FIRST]), **ARCHITECTURES[arch])
+    shapes = {key: value.shape for key, value in model.state_dict().items()}
+    for key, value in weights.items():
+        if value.shape != shapes.get(key, value.shape):
+            raise UserError(f'{key} has shape {tuple(value.shape)}, but {arch} has {tuple(shapes[key])}')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # the report says how many were cloned
+        result = model.load_state_dict(weights, strict=False, assign=True)  # refuses another stage split
+    for kind, keys in (('lacks', result.missing_keys), ('has, beyond that,', result.unexpected_keys)):
+        if keys:
+            raise UserError(f'looks like {arch}, but {kind} {", ".join(keys[:3])} ({len(keys)} weights)')
+    return model.num_untrained_norms

@@ -1,0 +1,95 @@
+"""Configs of one sub-network for mmdet alone: nothing in them is of this package."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import Registry, root
+from torch import nn
+
+HERE = '{{ fileDirname }}'  # mmengine puts the config's own folder there when it reads the file
+PACKAGE = __name__.partition('.')[0]
+
+
+def stock_config(cfg: Config, stage_blocks: Sequence[int] | None, fused: bool, weights: str) -> Config:
+    """Take this package out of a config.
+
+    Args:
+        cfg: a config whose backbone is an AdaptiveDepthResNet; it is left as it is.
+        stage_blocks: the sub-network's blocks a stage; None where they are those of mmdet's ResNet.
+        fused: whether its batch norms are part of its convolutions.
+        weights: name of the checkpoint that will lie beside the config; training starts from it.
+
+    Returns:
+        The config; its hooks, loops and metrics are the stock ones that this package's extend. A backbone that mmdet's
+        ``ResNet`` cannot be told to build comes from the ``hubconf.py`` that has to lie beside the config.
+    """
+    own = _own_types()
+    # Variables from which configs/ compose the backbone have served.
+    served = [key for key, value in cfg.items() if isinstance(value, dict) and issubclass(own.get(_name(value), object), nn.Module)]
+    content = _without_package(cfg.to_dict(), own)
+    for key in ('work_dir', *served):  # the folder was that of another run
+        content.pop(key, None)
+    content.update(load_from=f'{HERE}/{weights}', resume=False)
+    backbone = content['model']['backbone']
+    if stage_blocks is None and not fused:
+        backbone['type'] = 'mmdet.ResNet'
+    else:
+        backbone.update(
+            type='torch.hub.load', repo_or_dir=HERE, source='local', model='resnet', stage_blocks=stage_blocks
+        )
+        if fused:
+            backbone['fused'] = True
+    imports = content.get('custom_imports', {}).get('imports', [])
+    imports = [name for name in ([imports] if isinstance(imports, str) else imports) if name.split('.')[0] != PACKAGE]
+    if imports:
+        content['custom_imports']['imports'] = imports
+    else:
+        content.pop('custom_imports', None)
+    return Config(content)
+
+
+def _own_types() -> dict[str, type]:
+    """What this package has registered, by name."""
+    registries = [registry for registry in vars(root).values() if isinstance(registry, Registry)]
+    registered = {name: kind for registry in registries for name, kind in registry.module_dict.items()}
+    return {name: kind for name, kind in registered.items() if kind.__module__.split('.')[0] == PACKAGE}
+
+
+def _without_package(value: Any, own: dict[str, type]) -> Any:
+    """A part of a config, in which each own type is replaced by the stock one that it extends, or left out."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(_without_package(item, own) for item in value if not _is_dropped(item, own))
+    if not isinstance(value, dict):
+        return value
+    kept = {key: _without_package(item, own) for key, item in value.items() if not _is_dropped(item, own)}
+    kind = own.get(_name(value))
+    if kind:
+        stock = _stock_type(kind)
+        kept['type'] = stock.__name__
+        known = inspect.signature(stock.__init__).parameters
+        if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values()):
+            kept = {key: item for key, item in kept.items() if key == 'type' or key in known}
+    return kept
+
+
+def _is_dropped(value: Any, own: dict[str, type]) -> bool:
+    """Whether a part of a config has no counterpart: a hook of this package, or weights that training would start from."""
+    if not isinstance(value, dict):
+        return False
+    kind = own.get(_name(value))
+    return _name(value) == 'Pretrained' or bool(kind and _stock_type(kind).__name__ == 'Hook')
+
+
+def _name(value: dict[str, Any]) -> str:
+    """A config's ``type``, a name of any scope or a class, without its scope."""
+    kind = value.get('type', '')
+    return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
+
+
+def _stock_type(kind: type) -> type:
+    """The nearest base class that is not of this package."""
+    return next(base for base in kind.__mro__ if base.__module__.split('.')[0] != PACKAGE)
