@@ -23,7 +23,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--show', action='store_true', help='show predictions')
     parser.add_argument('--show-dir', help='save painted images here (of several depths: a folder each)')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds between shown images')
-    parser.add_argument('--amp', action='store_true', help='half precision: float16 on a GPU, bfloat16 on a CPU')
+    parser.add_argument('--amp', action='store_true', help='half precision, on a GPU')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation (boxes only)')
     parser.add_argument(
         '--allow-untrained', action='store_true', help='test skipped depths of weights without skip-aware norms'
@@ -41,8 +41,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
         raise UserError(f'--out should be a .pkl file, but got {args.out}')
     cfg = run_config(args)
-    if args.amp:
-        cfg.test_cfg.fp16 = True
     if args.show or args.show_dir:
         args.show_dir = args.show_dir and os.path.abspath(args.show_dir)  # else mmdet nests it in the work folder
         cfg = trigger_visualization_hook(cfg, args)
@@ -55,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         allow_untrained=args.allow_untrained,
         allow_mismatch=args.allow_mismatch,
         norms=args.norms,
+        amp=args.amp,
     )
 
 

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmdet.evaluation import DumpDetResults
 from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
@@ -41,6 +42,7 @@ def evaluate_sub_nets(
     allow_untrained: bool = False,
     allow_mismatch: bool = False,
     norms: str | os.PathLike[str] | None = None,
+    amp: bool = False,
 ) -> list[Row]:
     """Test sub-networks, write a row each to ``cfg.work_dir/sub_nets.json`` as soon as it is known, print the table.
 
@@ -53,6 +55,7 @@ def evaluate_sub_nets(
         allow_untrained: test skipped sub-networks of weights without skip-aware norms.
         allow_mismatch: go on although weights are missing or left over.
         norms: a file of :func:`~adn_mmdet.evaluation.recalibrate`, of this checkpoint and the one code tested.
+        amp: half precision, on a GPU.
 
     Returns:
         All rows of this run, those of earlier calls with the same weights and data included; empty on other ranks.
@@ -66,6 +69,10 @@ def evaluate_sub_nets(
     input_size = default_input_size(cfg)
     if tta:
         _use_tta(cfg)
+    if amp:
+        if not torch.cuda.is_available():
+            raise UserError('--amp needs a GPU, and torch sees none: mmcv has no half-precision NMS on the CPU')
+        cfg.test_cfg.fp16 = True
     settings = _settings_sha256(cfg)
     cfg.load_from = None  # loaded below, strictly
     if codes:

@@ -37,7 +37,7 @@ class SubNetLoop(BaseLoop):
         runner: as in mmengine's loops.
         dataloader: as there.
         evaluator: as there; the config of a CocoMetric becomes an ExactCocoMetric.
-        fp16: as there; bfloat16 on a CPU.
+        fp16: as there.
         skips: codes, a comma list of them, or ``all``; None takes the loop's default.
 
     Raises:

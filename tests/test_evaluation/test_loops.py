@@ -1,3 +1,4 @@
+import copy
 import json
 import math
 from unittest.mock import MagicMock
@@ -6,14 +7,16 @@ import pytest
 import torch
 import torch.distributed as dist
 from conftest import DEMO_CONFIG
-from mmdet.structures import DetDataSample
+from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
-from mmengine.evaluator import Evaluator
+from mmengine.device import get_device
+from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.model import MMDistributedDataParallel
+from mmengine.runner import autocast
 from mmengine.visualization import TensorboardVisBackend
-from tiny import build, load_tool, tiny_config
+from tiny import DETECTORS, build, load_tool, tiny_config
 
-from adn_mmdet import StuckNormsHook, SubNetValLoop, UserError
+from adn_mmdet import SkipConfig, StuckNormsHook, SubNetTestLoop, SubNetValLoop, UserError
 from adn_mmdet.backbones.adaptive_depth import find_backbone
 
 
@@ -22,79 +25,131 @@ def net():
     return build(tiny_config()).train()
 
 
-class DepthEvaluator(Evaluator):
+class Depths(BaseMetric):
     """Its metrics say at which depth each batch ran."""
 
     def __init__(self, backbone):
-        super().__init__([])
-        self.backbone, self.depths = backbone, []
+        super().__init__(prefix='coco')
+        self.backbone = backbone
 
-    def process(self, **kwargs):
-        self.depths.append(str(self.backbone.resolve_skip()))
+    def process(self, data_batch, data_samples):
+        assert all('pred_instances' in sample for sample in data_samples)
+        self.results.append(str(self.backbone.resolve_skip()))
 
-    def evaluate(self, size):
-        depths, self.depths = self.depths, []
-        return {'coco/bbox_mAP': depths.count('TTTT') / size, 'depths': depths}
+    def compute_metrics(self, results):
+        return {'bbox_mAP': results.count('TTTT') / len(results), 'depths': results}
 
 
-def loop_of(model, skips=None):
+class Batches(list):
+    """A data loader of two batches, each one image."""
+
+    def __init__(self):
+        super().__init__(demo_mm_inputs(1, [[3, 64, 64]], num_classes=3) for _ in range(2))
+        self.dataset = range(2)
+
+
+def loop_of(model, skips=None, loop=SubNetValLoop):
     """A loop over two batches, and its runner."""
     runner = MagicMock(model=model, hooks=[])
-    evaluator = DepthEvaluator(find_backbone(model))
-    return SubNetValLoop(runner, torch.utils.data.DataLoader([0, 1]), evaluator, skips=skips), runner
+    return loop(runner, Batches(), Evaluator([Depths(find_backbone(model))]), skips=skips), runner
 
 
-def calls(runner):
-    return [call.args[0] for call in runner.call_hook.call_args_list if 'iter' not in call.args[0]]
+def calls(runner, name=''):
+    return [call.args[0] for call in runner.call_hook.call_args_list if ('iter' in call.args[0]) == (name == 'iter')]
 
 
-@pytest.fixture
-def predicts(net, monkeypatch):
-    """The net finds nothing, whatever it is given."""
-    monkeypatch.setattr(net, 'val_step', lambda data: [DetDataSample()])
-
-
-def test_every_code_inside_one_epoch(net, predicts):
-    loop, runner = loop_of(net)
+@pytest.mark.parametrize('loop, mode', [(SubNetValLoop, 'val'), (SubNetTestLoop, 'test')])
+def test_every_code_inside_one_epoch(net, loop, mode):
+    loop, runner = loop_of(net.train(), ['FFFF', 'TTTT'], loop)
     metrics = loop.run()
     assert metrics == {
         'coco/bbox_mAP': 0,
-        'depths': ['FFFF', 'FFFF'],
+        'coco/depths': ['FFFF', 'FFFF'],
         'FFFF/coco/bbox_mAP': 0,
-        'FFFF/depths': ['FFFF', 'FFFF'],
+        'FFFF/coco/depths': ['FFFF', 'FFFF'],
         'TTTT/coco/bbox_mAP': 1,
-        'TTTT/depths': ['TTTT', 'TTTT'],
+        'TTTT/coco/depths': ['TTTT', 'TTTT'],
     }
-    assert calls(runner) == ['before_val', 'before_val_epoch', 'after_val_epoch', 'after_val']
+    around = f'before_{mode}', f'before_{mode}_epoch', f'after_{mode}_epoch', f'after_{mode}'
+    assert calls(runner) == [*around[:2], 'after_sub_net', 'after_sub_net', *around[2:]]
+    assert calls(runner, 'iter') == [f'before_{mode}_iter', f'after_{mode}_iter'] * 2
+    told = [call.kwargs for call in runner.call_hook.call_args_list if call.args[0] == 'after_sub_net']
+    assert [(str(call['code']), call['metrics']['coco/bbox_mAP']) for call in told] == [('FFFF', 0), ('TTTT', 1)]
     assert runner.call_hook.call_args_list[-2].kwargs == dict(metrics=metrics)
-    assert not net.training
-    loop, _ = loop_of(net, ['ttff', 'TTTT', 'TTFF'])
-    assert list(loop.run())[::2] == ['coco/bbox_mAP', 'TTFF/coco/bbox_mAP', 'TTTT/coco/bbox_mAP']
-    assert loop.run()['depths'] == ['TTFF', 'TTFF']
+    assert not net.training and str(net.backbone.resolve_skip()) == 'FFFF'
+
+
+def test_which_codes(net):
+    assert loop_of(net)[0].codes == [SkipConfig.parse('FFFF'), SkipConfig.parse('TTTT')]
+    assert loop_of(net, loop=SubNetTestLoop)[0].codes == loop_of(net, 'all')[0].codes == SkipConfig.all(4)
+    assert [str(code) for code in loop_of(net, ['ttff', 'TTTT', 'TTFF'])[0].codes] == ['TTFF', 'TTTT']
+    assert [str(code) for code in loop_of(net, 'ttff,TTTT')[0].codes] == ['TTFF', 'TTTT']
+
+
+class Keep(BaseMetric):
+    """Keeps all predictions."""
+
+    def process(self, data_batch, data_samples):
+        self.results.extend(copy.deepcopy(data_samples))
+
+    def compute_metrics(self, results):
+        return {'found': results}
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='mmcv has no half-precision NMS on the CPU')
+
+
+@pytest.mark.parametrize('amp', [False, pytest.param(True, marks=needs_gpu)])
+@pytest.mark.parametrize('detector', DETECTORS)
+def test_predictions_are_those_of_separate_runs(detector, amp):
+    """To the bit, at all 16 depths; every batch is preprocessed once."""
+    cfg = tiny_config(detector)
+    test_cfg = cfg.model.test_cfg.get('rcnn', cfg.model.test_cfg)
+    test_cfg.update(score_thr=0.0, max_per_img=5)
+    net = build(cfg).eval().to(get_device())
+    batches, preprocessed = Batches(), []
+    net.data_preprocessor.register_forward_hook(lambda *_: preprocessed.append(1))
+    loop = SubNetTestLoop(MagicMock(model=net, hooks=[]), batches, Evaluator([Keep()]), fp16=amp)
+    metrics = loop.run()
+    assert len(preprocessed) == len(batches)
+    scores = set()
+    for code in SkipConfig.all(4):
+        with net.backbone.using_skip(code), torch.no_grad(), autocast(enabled=amp):
+            alone = [sample.to_dict() for batch in batches for sample in net.test_step(copy.deepcopy(batch))]
+        for one, shared in zip(alone, metrics[f'{code}/found'], strict=True):
+            one, shared = one['pred_instances'], shared['pred_instances']
+            assert one.keys() == shared.keys() and len(one['scores']) == 5
+            assert all(torch.equal(one[name], shared[name]) for name in one)
+        scores.add(tuple(one['scores'].tolist()))
+    assert len(scores) == 16  # every depth has its own
 
 
 def test_nothing_leaks(net, monkeypatch):
-    def fail(data):
+    def fail(*args, **kwargs):
         assert str(net.backbone.resolve_skip()) == 'TTTT'
         raise RuntimeError('out of memory')
 
-    monkeypatch.setattr(net, 'val_step', fail)
-    loop, _ = loop_of(net, ['TTTT'])
+    monkeypatch.setattr(net, '_run_forward', fail)
+    loop, _ = loop_of(net, ['TTTT', 'FFFF'])
     with pytest.raises(RuntimeError, match='out of memory'):
         loop.run()
     assert str(net.backbone.resolve_skip()) == str(net.backbone.skip) == 'FFFF'
+    assert not any('forward' in vars(stage) for stage in net.backbone.stages)
 
 
-def test_inside_a_distributed_wrapper(net, predicts):
+def test_inside_a_distributed_wrapper(net):
     dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)
     try:
-        loop, _ = loop_of(MMDistributedDataParallel(net))
-        assert loop.run()['TTTT/depths'] == ['TTTT', 'TTTT']
+        loop, _ = loop_of(MMDistributedDataParallel(net.train()))
+        assert loop.run()['TTTT/coco/depths'] == ['TTTT', 'TTTT']
     finally:
         dist.destroy_process_group()
 
 
-@pytest.mark.parametrize('skips, message', [(['FFFF', 'TTT'], "'TTT' is not a skip code"), ([], 'at least one code')])
+@pytest.mark.parametrize(
+    'skips, message',
+    [(['FFFF', 'TTT'], "'TTT' is not a skip code"), ([], 'at least one code'), ('TTT', "'TTT' is not a skip code")],
+)
 def test_codes_are_checked_when_the_loop_is_built(net, skips, message):
     with pytest.raises(UserError, match=message):
         loop_of(net, skips)
