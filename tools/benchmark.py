@@ -1,4 +1,4 @@
-"""Time the backbone at several depths, or a training step, against stock nets: interleaved in one run, medians."""
+"""Time a detector, or its backbone, at several depths, or a training step: interleaved in one run, medians."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _command import command
+from _command import check_skip, command
 from mmdet.models import ResNet
+from mmengine.config import DictAction
 from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.table import Table
 
-from adn_mmdet import AdaptiveDepthResNet, SkipConfig
-from adn_mmdet.evaluation.latency import interleaved_medians
+from adn_mmdet import AdaptiveDepthResNet, SkipConfig, UserError
+from adn_mmdet.evaluation.latency import interleaved_medians, require_positive
+from adn_mmdet.evaluation.latency_run import benchmark_latency, print_latency
 from adn_mmdet.evaluation.step_time import BASE_NET, SUPER_NET, training_steps
-from adn_mmdet.preflight import load_config
+from adn_mmdet.files import write_atomically
+from adn_mmdet.preflight import load_config, require_writable
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 CONFIGS = Path(__file__).parents[1] / 'configs'
@@ -30,7 +33,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(required=True)
 
-    def add(run: Any, name: str, text: str, shape: tuple[int, int], batch_size: int, rounds: int) -> Any:
+    def add(run: Any, name: str, text: str, shape: tuple[int, int] | None, batch_size: int, rounds: int) -> Any:
         sub = commands.add_parser(name, help=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         sub.set_defaults(run=run)
         sub.add_argument('--shape', type=int, nargs=2, default=shape, metavar=('H', 'W'), help='of the images')
@@ -39,6 +42,19 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         sub.add_argument('--json', type=Path, help='write the result here as well')
         return sub
 
+    latency = add(time_latency, 'latency', 'a detector at each depth, and its parts', None, 1, 20)
+    latency.add_argument('config', help='config file, such as configs/mask_rcnn_r50_adn_1x_coco.py')
+    latency.add_argument(
+        'checkpoint', nargs='?', help='weights; without, untrained ones, whose detections are not typical'
+    )
+    latency.add_argument('--skip', help='a code, a comma list of codes, or all; ratios are to the first; None is all')
+    latency.add_argument('--device', choices=['cpu', 'cuda'], default=DEVICE)
+    latency.add_argument('--amp', action='store_true', help='mixed precision: float16 on a GPU, bfloat16 on the CPU')
+    latency.add_argument('--channels-last', action='store_true', help='that memory format')
+    latency.add_argument('--compile', action='store_true', help="the backbone's stages through torch.compile")
+    latency.add_argument('--allow-untrained', action='store_true', help='skipped depths of weights without their norms')
+    latency.add_argument('--allow-mismatch', action='store_true', help='weights that are missing or left over')
+    latency.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides of the config')
     backbone = add(time_backbone, 'backbone', 'the backbone alone, and the switch of depths', (320, 320), 1, 60)
     backbone.add_argument('--depth', type=int, default=50, help='50 or 101')
     backbone.add_argument('--skip', default='FFFF,TTTT', help='codes to time')
@@ -47,7 +63,17 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def time_backbone(args: argparse.Namespace) -> tuple[dict[str, float], dict[str, float]]:
+def time_latency(args: argparse.Namespace) -> dict[str, Any]:
+    """The rows of each depth of a config, printed."""
+    check_skip(args)
+    names = 'checkpoint skip shape device batch_size rounds amp channels_last allow_untrained allow_mismatch'
+    settings = {name: getattr(args, name) for name in names.split()}
+    report = benchmark_latency(load_config(args.config, args.cfg_options), compiled=args.compile, **settings)
+    print_latency(report)
+    return report
+
+
+def time_backbone(args: argparse.Namespace) -> dict[str, Any]:
     """Seconds of stock ResNet and of each code, and the ratios to stock and to the first code."""
     codes = [str(code) for code in SkipConfig.parse_list(args.skip, 4)]
     adaptive = AdaptiveDepthResNet(args.depth).to(DEVICE).eval()
@@ -66,10 +92,10 @@ def time_backbone(args: argparse.Namespace) -> tuple[dict[str, float], dict[str,
     pairs = [(code, other) for other in (reference, codes[0]) for code in codes if code != other]
     ratios = {f'{code} / {other}': seconds[code] / seconds[other] for code, other in pairs}
     seconds['set_skip'] = interleaved_medians({'set_skip': switch}, args.rounds)['set_skip'] / 1000
-    return seconds, ratios
+    return report_ratios(args, seconds, ratios)
 
 
-def time_training(args: argparse.Namespace) -> tuple[dict[str, float], dict[str, float]]:
+def time_training(args: argparse.Namespace) -> dict[str, Any]:
     """Seconds of a step of each net, and the ratios of ADN's time and of what it holds for its backward."""
     path = args.config if args.config.endswith('.py') else str(CONFIGS / f'{args.config}_r50_adn_1x_coco.py')
     steps = training_steps(load_config(path), args.shape, args.batch_size, DEVICE)
@@ -78,15 +104,11 @@ def time_training(args: argparse.Namespace) -> tuple[dict[str, float], dict[str,
     adn = [name for name in steps if name not in (SUPER_NET, BASE_NET)]
     ratios = {f'time: {name} / both individual nets': seconds[name] / both for name in adn}
     ratios |= {f'held activations: {name} / {SUPER_NET}': steps[name].peak_saved_bytes() / alone for name in adn}
-    return seconds, ratios
+    return report_ratios(args, seconds, ratios)
 
 
-@command
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line."""
-    args = parse_args(argv)
-    MMLogger.get_instance('benchmark', log_level='WARNING')  # else every initialised weight is a line
-    seconds, ratios = args.run(args)
+def report_ratios(args: argparse.Namespace, seconds: dict[str, float], ratios: dict[str, float]) -> dict[str, Any]:
+    """Print a table and give its content, with what it depends on."""
     height, width = args.shape
     title = f'{args.batch_size}×3×{height}×{width}, {DEVICE}, {torch.get_num_threads()} threads, '
     table = Table(title=title + f'medians of {args.rounds} interleaved rounds')
@@ -98,10 +120,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, value in ratios.items():
         table.add_row(name, '', f'{value:.3f}')
     Console(file=sys.stdout).print(table)
+    run = {key: value for key, value in vars(args).items() if key not in ('run', 'json')}
+    run |= dict(device=DEVICE, threads=torch.get_num_threads(), torch=torch.__version__)
+    return dict(run=run, seconds=seconds, ratios=ratios)
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    args = parse_args(argv)
+    require_positive(rounds=args.rounds, batch_size=args.batch_size, shape=min(args.shape or [1]))
     if args.json:
-        run = {key: value for key, value in vars(args).items() if key not in ('run', 'json')}
-        run |= dict(device=DEVICE, threads=torch.get_num_threads(), torch=torch.__version__)
-        args.json.write_text(json.dumps(dict(run=run, seconds=seconds, ratios=ratios), indent=2) + '\n')
+        if args.json.is_dir():
+            raise UserError(f'--json {args.json} is a folder: give a file')
+        require_writable(args.json.parent)
+    MMLogger.get_instance('benchmark', log_level='WARNING')  # else every initialised weight is a line
+    report = args.run(args)
+    if args.json:
+        write_atomically(args.json, (json.dumps(report, indent=2) + '\n').encode())
 
 
 if __name__ == '__main__':

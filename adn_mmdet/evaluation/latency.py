@@ -13,15 +13,14 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from mmcv.ops import RoIAlign
 from mmdet.structures import DetDataSample
-from mmengine.utils import apply_to
 from rich.progress import track
-from torch import Tensor, nn
+from torch import nn
 
 from ..backbones.adaptive_depth import find_backbone
 from ..errors import UserError
 from ..features import unwrap
+from ..precision import autocast, post_processors, require_amp
 from ..skip_config import SkipConfig
 
 PARTS = ('backbone', 'neck', 'post')  # what is timed beside the whole call; the heads are the rest
@@ -127,7 +126,7 @@ def measure_latency(
     Raises:
         UserError: numbers that are not positive, or ``amp`` where an operator lacks it.
     """
-    _require_positive(batch_size=batch_size, rounds=rounds, input_size=min(input_size))
+    require_positive(batch_size=batch_size, rounds=rounds, input_size=min(input_size))
     detector = unwrap(model)
     device = next(detector.parameters()).device
     if amp:
@@ -184,41 +183,12 @@ def summarize(seconds: Mapping[str | None, np.ndarray]) -> list[LatencyRow]:
     return rows
 
 
-def autocast(device: torch.device, enabled: bool) -> torch.autocast:
-    """Mixed precision of a device: float16 on a GPU; bfloat16 on the CPU, where float16 is slow."""
-    return torch.autocast(device.type, torch.bfloat16 if device.type == 'cpu' else torch.float16, enabled)
-
-
-def require_amp(detector: nn.Module, device: torch.device) -> None:
-    """Make sure that a detector runs in mixed precision on a device.
-
-    On the CPU, where mmcv's NMS has no bfloat16, its heads from now on hand out float32, whatever they compute in.
+def require_positive(**numbers: int) -> None:
+    """Make sure that numbers, given by name, are at least 1.
 
     Raises:
-        UserError: it cannot.
+        UserError: one is not.
     """
-    if device.type != 'cpu':
-        return
-    if any(isinstance(module, RoIAlign) for module in detector.modules()):
-        raise UserError(
-            f"{type(detector).__name__} cannot run in mixed precision on the CPU, where mmcv's RoIAlign has no "
-            'bfloat16: use a GPU, or leave --amp out'
-        )
-    for head in _post_processors(detector):
-        if _give_float32 not in head._forward_hooks.values():
-            head.register_forward_hook(_give_float32)
-
-
-def _give_float32(module: nn.Module, args: Any, output: Any) -> Any:
-    return apply_to(output, lambda value: isinstance(value, Tensor) and value.is_floating_point(), Tensor.float)
-
-
-def _post_processors(detector: nn.Module) -> list[nn.Module]:
-    """The heads that turn outputs of networks into detections."""
-    return [module for module in detector.modules() if hasattr(module, 'predict_by_feat')]
-
-
-def _require_positive(**numbers: int) -> None:
     for name, value in numbers.items():
         if value < 1:
             raise UserError(f'{name} should be at least 1, but got {value}')
@@ -274,7 +244,7 @@ def _timed_parts(detector: nn.Module, device: torch.device) -> Iterator[dict[str
     methods = [('backbone', detector.backbone, 'forward')]
     if getattr(detector, 'with_neck', False):
         methods.append(('neck', detector.neck, 'forward'))
-    methods += [('post', head, 'predict_by_feat') for head in _post_processors(detector)]
+    methods += [('post', head, 'predict_by_feat') for head in post_processors(detector)]
     with ExitStack() as stack:
         for part, module, name in methods:
             stack.enter_context(patch.object(module, name, timed(part, getattr(module, name))))
