@@ -17,8 +17,9 @@ from .errors import UserError
 # Weights that configs/ start from but that no URL scheme fetches: how to get them, and what needs none.
 WEIGHTS_HELP = {
     'resnet50_adn_imagenet.pth': (
-        'get the ADN ResNet-50 of the authors (github.com/wchkang/depth, "ImageNet") and save it there,\n'
-        "or start from torchvision's ResNet-50, which downloads itself: configs/*_adn_tv_1x_coco.py"
+        'get the ADN ResNet-50 of the authors (github.com/wchkang/depth) by `python tools/get_weights.py resnet50`,\n'
+        'or start from weights that download themselves: configs/*_r50vd_adn_1x_coco.py or, of torchvision, '
+        'configs/*_adn_tv_1x_coco.py'
     ),
     'resnet50_base_imagenet.pth': (
         'train ShallowResNet(50, stage_blocks=(2, 2, 3, 2)) on ImageNet, as with mmpretrain, and save it there,\n'

@@ -11,6 +11,14 @@ adn_r50_backbone = dict(
     init_cfg=dict(type='Pretrained', checkpoint='pretrained/resnet50_adn_imagenet.pth'),
 )
 
+# The same of the authors' vd variants (shortcuts pool, then project), whose weights download themselves on first use.
+adn_r50vd_backbone = dict(
+    adn_r50_backbone, avg_down=True, init_cfg=dict(type='Pretrained', checkpoint='adn://resnet50vd')
+)
+adn_r101vd_backbone = dict(
+    adn_r50vd_backbone, depth=101, init_cfg=dict(type='Pretrained', checkpoint='adn://resnet101vd')
+)
+
 # From torchvision's ResNet-50, which has no second set of norms: both sets learn, so nothing is frozen.
 adn_r50_tv_backbone = dict(
     type='AdaptiveDepthResNet',
