@@ -37,9 +37,20 @@ class AdaptiveDepthBottleneck(Bottleneck):
         self.has_skip_norms = True
 
     def norm_set(self, skip: bool) -> list[nn.Module]:
-        """The three norms that run when this block's stage is skipped (``skip``) or not."""
-        suffix = '_skip' if skip and self.has_skip_norms else ''
-        return [getattr(self, getattr(self, f'{norm}_name') + suffix) for norm in NORMS]
+        """The three norms that run when this block's stage is skipped (``skip``) or not.
+
+        Raises:
+            UserError: those of the other set have become part of the convolutions.
+        """
+        names = [getattr(self, f'{norm}_name') for norm in NORMS]
+        if not (skip and self.has_skip_norms):
+            return [getattr(self, name) for name in names]
+        if any(isinstance(getattr(self, name), nn.Identity) for name in names):
+            raise UserError(
+                "fuse_conv_bn has folded the super-net's norms into convolutions that a skipped stage needs without "
+                'them: fuse one depth with tools/export_sub_net.py --fuse, or run this model at F only'
+            )
+        return [getattr(self, f'{name}_skip') for name in names]
 
     def forward(self, x: Tensor, skip: bool = False) -> Tensor:
         """Run the block.
