@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import os
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,12 +85,12 @@ def export_sub_net(
     plain = _build(plain_cfg, sub_net_weights(detector, code), fuse)
     text = f'# Sub-network {code} of {Path(cfg.filename).name}, for mmdet alone.\n{plain_cfg.pretty_text}'
     meta = {
-        'dataset_meta': content.get('meta', {}).get('dataset_meta') or _dataset_meta(cfg),
+        'dataset_meta': (content.get('meta') or {}).get('dataset_meta') or _dataset_meta(cfg),
         'cfg': text.replace(HERE, str(folder)),  # for DetInferencer(weights=…) without a config
         'mmengine_version': mmengine.__version__,
     }
     files = {f'{name}.pth': _save({'meta': meta, 'state_dict': plain.state_dict()})}
-    if HERE in str(plain_cfg.model.backbone):
+    if 'repo_or_dir' in plain_cfg.model.backbone:
         files[HUBCONF.name] = HUBCONF.read_bytes()
     if onnx:
         files[f'{name}.onnx'] = to_onnx(plain)
@@ -99,3 +98,63 @@ def export_sub_net(
         files[f'{name}.pt2'] = to_exported_program(plain)
     files[f'{name}.py'] = text.encode()
     return _write(folder, files)
+
+
+def sub_net_weights(detector: nn.Module, code: SkipConfig) -> dict[str, Tensor]:
+    """The weights that a detector uses at ``code``, by the names that they have in a plain detector."""
+    backbone = find_backbone(detector)
+    names = {module: name for name, module in detector.named_modules()}
+    unused = [*backbone.skipped_blocks(code), *backbone.idle_norms(code)]
+    prefixes = tuple(f'{names[module]}.' for module in unused)
+    used = {key: value for key, value in detector.state_dict().items() if not key.startswith(prefixes)}
+    inside = f'{names[backbone]}.'
+    return {key.replace('_skip.', '.') if key.startswith(inside) else key: value for key, value in used.items()}
+
+
+def _require_free(out: str | os.PathLike[str]) -> Path:
+    """The folder to write to, in full; nothing is made yet."""
+    folder = Path(out).absolute()
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f'{out} is not empty: give a new or empty folder')
+    require_writable(next(path for path in (folder, *folder.parents) if path.exists()))
+    return folder
+
+
+def _build(plain_cfg: Config, weights: dict[str, Tensor], fuse: bool) -> nn.Module:
+    """The plain detector of a stock config, in eval mode, with the weights of one that is not fused."""
+    model = copy.deepcopy(plain_cfg.model)
+    if 'repo_or_dir' in model.backbone:
+        model.backbone.update(repo_or_dir=str(HUBCONF.parent), fused=False)
+    plain = MODELS.build(model)
+    plain.load_state_dict(weights)
+    if fuse:
+        if not any(isinstance(module, _BatchNorm) for module in plain.backbone.modules()):
+            raise UserError(f'--fuse: this backbone has no batch norm ({model.backbone.norm_cfg}), leave --fuse out')
+        fuse_conv_bn(plain.backbone)
+    return plain.eval().requires_grad_(False)
+
+
+def _dataset_meta(cfg: Config) -> dict[str, Any]:
+    """Class names and colours of the data set that a config tests on."""
+    dataset = coco_dataset(cfg.test_dataloader)
+    return {**DATASETS.get(dataset.type).METAINFO, **(dataset.get('metainfo') or {})}
+
+
+def _save(checkpoint: dict[str, Any]) -> bytes:
+    with io.BytesIO() as file:
+        torch.save(checkpoint, file)
+        return file.getvalue()
+
+
+def _write(folder: Path, files: dict[str, bytes]) -> list[Path]:
+    """Write all of the files, or none."""
+    paths = [folder / name for name in files]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, content in zip(paths, files.values()):
+            write_atomically(path, content)
+    except OSError as error:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        raise UserError(f'cannot write to {folder} ({error.strerror}): give another folder') from error
+    return paths

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from typing import Any
 
 import torch
@@ -36,7 +37,8 @@ def to_onnx(detector: nn.Module) -> bytes:
     with torch.no_grad():
         names = [f'feat{level}' for level in range(len(model(example)))]
     axes = {name: {0: 'batch', 2: f'height_{name}', 3: f'width_{name}'} for name in ('images', *names)}
-    with io.BytesIO() as file:
+    with io.BytesIO() as file, warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # of the tracer, about asserts in mmdet's FPN
         # Not dynamo=True: it takes 20 times as long and two more packages, for the same graph.
         torch.onnx.export(
             model,

@@ -29,7 +29,11 @@ def stock_config(cfg: Config, stage_blocks: Sequence[int] | None, fused: bool, w
     """
     own = _own_types()
     # Variables from which configs/ compose the backbone have served.
-    served = [key for key, value in cfg.items() if isinstance(value, dict) and issubclass(own.get(_name(value), object), nn.Module)]
+    served = [
+        key
+        for key, value in cfg.items()
+        if isinstance(value, dict) and issubclass(own.get(_name(value), object), nn.Module)
+    ]
     content = _without_package(cfg.to_dict(), own)
     for key in ('work_dir', *served):  # the folder was that of another run
         content.pop(key, None)
@@ -77,7 +81,7 @@ def _without_package(value: Any, own: dict[str, type]) -> Any:
 
 
 def _is_dropped(value: Any, own: dict[str, type]) -> bool:
-    """Whether a part of a config has no counterpart: a hook of this package, or weights that training would start from."""
+    """Whether a part of a config has no counterpart: a hook of this package, or weights to start from."""
     if not isinstance(value, dict):
         return False
     kind = own.get(_name(value))
