@@ -201,10 +201,10 @@ def test_training_fetches_its_weights(serve, server, elsewhere, tiny_options, ca
         f"""_base_ = {DEMO_CONFIG!r}
 init_cfg = dict(type='Pretrained', checkpoint='adn://resnet50vd', _delete_=True)
 model = dict(backbone=dict(avg_down=True, norm_eval=True, init_cfg=init_cfg))
-val_cfg = val_dataloader = val_evaluator = None
 """
     )
     options = [*tiny_options, 'optim_wrapper.optimizer.lr=0', 'train_cfg.max_iters=2']
+    options += ['val_cfg=None', 'val_dataloader=None', 'val_evaluator=None']
     main = load_tool('train').main
     serve('missing')
     assert main(['config.py', '--work-dir', 'failed', *options]) == 2
