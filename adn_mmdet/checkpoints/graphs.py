@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import io
 import warnings
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental import _config as symbolic_shapes
+from torch.export import Dim
 
 # Sizes that no level of the pyramid shares and none of which is 1, so that the trace takes none for a constant.
 EXAMPLE = (2, 3, 160, 224)
 
 
 class _FeatureExtractor(nn.Module):
+    backbone: nn.Module
+    neck: nn.Module
+
     def __init__(self, detector: nn.Module) -> None:
         super().__init__()
-        self.backbone, self.neck = detector.backbone, detector.neck
+        self.backbone, self.neck = detector.backbone, detector.neck  # type: ignore[assignment]
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         return self.neck(self.backbone(images))
@@ -32,7 +34,7 @@ def to_onnx(detector: nn.Module) -> bytes:
     Returns:
         An ONNX file: ``images`` (N, 3, H, W), already preprocessed, to ``feat0``, ``feat1`` …, the neck's outputs.
     """
-    model = _FeatureExtractor(detector)
+    model = _FeatureExtractor(detector).eval()
     example = torch.zeros(EXAMPLE)
     with torch.no_grad():
         names = [f'feat{level}' for level in range(len(model(example)))]
@@ -43,7 +45,7 @@ def to_onnx(detector: nn.Module) -> bytes:
         torch.onnx.export(
             model,
             (example,),
-            file,
+            file,  # type: ignore[arg-type]
             dynamo=False,
             opset_version=17,
             input_names=['images'],
@@ -62,14 +64,13 @@ def to_exported_program(detector: nn.Module) -> bytes:
     Returns:
         A file for ``torch.export.load(…).module()``, which takes and returns what :func:`to_onnx` describes.
     """
-    sizes: dict[int, Any] = {axis: torch.export.Dim(name) for axis, name in ((0, 'batch'), (2, 'height'), (3, 'width'))}
-    with symbolic_shapes.patch(backed_size_oblivious=True):  # as torch.onnx does: a level may be one pixel high
-        program = torch.export.export(
-            _FeatureExtractor(detector),
-            (torch.zeros(EXAMPLE),),
-            dynamic_shapes={'images': sizes},
-            prefer_deferred_runtime_asserts_over_guards=True,
-        )
+    sizes = {0: Dim('batch'), 2: Dim('height', min=32), 3: Dim('width', min=32)}
+    program = torch.export.export(
+        _FeatureExtractor(detector).eval(),
+        (torch.zeros(EXAMPLE),),
+        dynamic_shapes={'images': sizes},
+        prefer_deferred_runtime_asserts_over_guards=True,
+    )
     # torch's shape rule of max pooling asks whether a remainder is zero, and the answer for the example is asserted of
     # every later size, although the rule gives the same size either way.
     for node in program.graph.nodes:

@@ -74,7 +74,7 @@ def _without_package(value: Any, own: dict[str, type]) -> Any:
     if kind:
         stock = _stock_type(kind)
         kept['type'] = stock.__name__
-        known = inspect.signature(stock.__init__).parameters
+        known = inspect.signature(stock).parameters
         if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values()):
             kept = {key: item for key, item in kept.items() if key == 'type' or key in known}
     return kept
