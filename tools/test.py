@@ -23,7 +23,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--show', action='store_true', help='show predictions')
     parser.add_argument('--show-dir', help='save painted images here (of several depths: a folder each)')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds between shown images')
-    parser.add_argument('--amp', action='store_true', help='half precision, on a GPU')
+    parser.add_argument('--amp', action='store_true', help='mixed precision: float16 on a GPU, bfloat16 on the CPU')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation (boxes only)')
     parser.add_argument(
         '--allow-untrained', action='store_true', help='test skipped depths of weights without skip-aware norms'

@@ -13,6 +13,7 @@ from mmdet.evaluation import DumpDetResults
 from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import BaseDataset
+from mmengine.device import get_device
 from mmengine.dist import broadcast_object_list
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
@@ -21,8 +22,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..backbones.adaptive_depth import AdaptiveDepthBackbone
 from ..checkpoints import load_for_testing
+from ..datasets.images import name_unreadable
+from ..datasets.preparation import prepare_data
 from ..errors import UserError
+from ..features import unwrap
 from ..files import file_sha256
+from ..precision import require_amp
 from ..preflight import annotation_file, coco_dataset, require_data
 from ..skip_config import SkipConfig
 from .coco_metric import use_exact_metrics
@@ -55,7 +60,7 @@ def evaluate_sub_nets(
         allow_untrained: test skipped sub-networks of weights without skip-aware norms.
         allow_mismatch: go on although weights are missing or left over.
         norms: a file of :func:`~adn_mmdet.evaluation.recalibrate`, of this checkpoint and the one code tested.
-        amp: half precision, on a GPU.
+        amp: mixed precision, float16 on a GPU and bfloat16 on the CPU.
 
     Returns:
         All rows of this run, those of earlier calls with the same weights and data included; empty on other ranks.
@@ -70,18 +75,20 @@ def evaluate_sub_nets(
     if tta:
         _use_tta(cfg)
     if amp:
-        if not torch.cuda.is_available():
-            raise UserError('--amp needs a GPU, and torch sees none: mmcv has no half-precision NMS on the CPU')
         cfg.test_cfg.fp16 = True
     settings = _settings_sha256(cfg)
+    annotations = annotation_file(cfg.test_dataloader)
+    prepare_data(cfg, 'test')  # may point to a copy of them
     cfg.load_from = None  # loaded below, strictly
     if codes:
         cfg.test_cfg.update(type='SubNetTestLoop', skips=[str(code) for code in codes])
     else:
         use_exact_metrics(cfg.test_evaluator)
     runner = Runner.from_cfg(cfg)
+    if amp:
+        require_amp(unwrap(runner.model), torch.device(get_device()))
     load_for_testing(runner.model, checkpoint, codes or (), allow_untrained, allow_mismatch)
-    run = _describe_run(cfg, checkpoint, runner.test_dataloader.dataset)
+    run = _describe_run(cfg, checkpoint, annotations, name_unreadable(runner.test_dataloader).dataset)
     run |= {'input_size': list(input_size), 'settings_sha256': settings}
     if norms:
         load_norms(runner.model, norms, run['checkpoint_sha256'], codes or ())
@@ -127,9 +134,10 @@ def _test(
             runner.call_hook('after_sub_net', code=None, metrics=metrics)
 
 
-def _describe_run(cfg: Config, checkpoint: str | os.PathLike[str], dataset: BaseDataset) -> dict[str, Any]:
+def _describe_run(
+    cfg: Config, checkpoint: str | os.PathLike[str], annotations: Path | None, dataset: BaseDataset
+) -> dict[str, Any]:
     """What the numbers of a run depend on."""
-    annotations = annotation_file(cfg.test_dataloader)
     return {
         'name': Path(cfg.filename).stem,
         'config': cfg.filename,
