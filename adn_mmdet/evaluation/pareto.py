@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ..errors import UserError
@@ -51,7 +51,7 @@ def best_under_budget(points: Iterable[Point], budget: float, unit: str = 'ms') 
     return within[-1]
 
 
-def sub_net_points(rows: Iterable[Mapping[str, Any]], cost: str, accuracy: str) -> dict[Point, Mapping[str, Any]]:
+def sub_net_points(rows: Iterable[dict[str, Any]], cost: str, accuracy: str) -> dict[Point, dict[str, Any]]:
     """The points of rows of ``sub_nets.json`` (with ``run``, where there are several runs) that are sub-networks.
 
     Args:

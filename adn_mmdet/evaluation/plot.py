@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import cycle, product
 from typing import Any
@@ -29,7 +30,7 @@ STYLES = {
 MARK_POINTS = 6  # the width of a mark
 SIDES = [(1, 0), (-1, 0), (0, 1), (0, -1), (-1, 1), (1, -1), (1, 1), (-1, -1)]  # of a point, where its label can be
 
-Row = Mapping[str, Any]
+Row = dict[str, Any]
 
 
 def plot_accuracy_against_cost(
@@ -60,7 +61,7 @@ def draw_accuracy_against_cost(rows: Sequence[Row], cost_labels: Mapping[str, st
     panels = list(zip(figure.subplots(len(metrics), len(costs), squeeze=False).flat, product(metrics, costs)))
     styles = _styles(rows)
     for axis, (metric, cost) in panels:
-        axis.set(xlabel=cost_labels[cost], ylabel=METRICS[metric])
+        axis.set(xlabel=textwrap.fill(cost_labels[cost], 75), ylabel=METRICS[metric])
         axis.margins(x=0.1, y=0.1)
         axis.grid(alpha=0.3)
         _draw_points(axis, rows, metric, cost, styles)

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib.figure import Figure
 from matplotlib.image import imread
@@ -16,15 +16,16 @@ from rich.table import Table
 from ..errors import UserError
 from ..files import write_atomically
 from .plot import plot_accuracy_against_cost
+from .results import FILE_NAME, SCHEMA, read_json, read_sub_nets
 from .sub_nets import Row
 
-SCHEMA = 1
-FILE_NAME = 'sub_nets.json'
 COLUMNS = {
+    'run': 'run',
     'skip': 'skip',
     'bbox_mAP': 'box AP',
     'segm_mAP': 'mask AP',
     'gmacs': 'GMACs',
+    'ms': 'ms',
     'params_held_m': 'params held (M)',
     'params_active_m': 'params active (M)',
 }
@@ -52,8 +53,8 @@ def add_row(work_dir: str | os.PathLike[str], run: dict[str, Any], row: Row) -> 
 def held_rows(work_dir: str | os.PathLike[str], run: dict[str, Any]) -> list[Row]:
     """The rows in ``WORK_DIR/sub_nets.json`` that are of this run; none where it is of another one."""
     path = Path(work_dir) / FILE_NAME
-    held = json.loads(path.read_text()) if path.exists() else {}
-    is_same_run = held.get('schema') == SCHEMA and _without_names(held['run']) == _without_names(run)
+    held = read_json(path, 'remove it, or give another work folder') if path.exists() else {}
+    is_same_run = held.get('schema') == SCHEMA and _without_names(held.get('run', {})) == _without_names(run)
     return held['rows'] if is_same_run else []
 
 
@@ -82,9 +83,10 @@ def print_table(rows: Sequence[Row], title: str) -> None:
     names = _columns(rows)
     table = Table(title=title)
     for name in names:
-        table.add_column(COLUMNS[name], justify='left' if name == 'skip' else 'right', no_wrap=True)
-    for row in rows:
-        table.add_row(*_cells(row, names))
+        justify: Literal['left', 'right'] = 'left' if name in ('run', 'skip') else 'right'
+        table.add_column(COLUMNS[name], justify=justify, no_wrap=name != 'run', overflow='fold')
+    for row, following in zip(rows, [*rows[1:], {}]):
+        table.add_row(*_cells(row, names), end_section=row.get('kind') != following.get('kind'))
     Console().print(table)
 
 
@@ -127,7 +129,7 @@ def write_report(
     folder = Path(work_dir)
     if not (folder / FILE_NAME).is_file():
         raise UserError(f'there is no {folder / FILE_NAME}: run tools/test.py with --work-dir {folder} first')
-    content = json.loads((folder / FILE_NAME).read_text())
+    content = read_sub_nets(folder)
     run, rows = content['run'], content['rows']
     height, width = run['input_size']
     plot_accuracy_against_cost(rows, folder / 'accuracy_cost.png')

@@ -1,6 +1,9 @@
 import json
 
-from adn_mmdet.evaluation.report import add_row, markdown_table, print_table
+import pytest
+
+from adn_mmdet import UserError
+from adn_mmdet.evaluation.report import add_row, markdown_table, print_table, write_report
 
 RUN = dict(name='net', checkpoint_sha256='a')
 
@@ -30,3 +33,12 @@ def test_tables(capsys):
     print_table([row(None)], 'a net')
     printed = capsys.readouterr().out
     assert 'a net' in printed and '50.00' in printed and 'mask AP' not in printed
+
+
+@pytest.mark.parametrize('content', ['', '{"schema": 1,', '[]'])
+def test_results_that_cannot_be_read(tmp_path, content):
+    (tmp_path / 'sub_nets.json').write_text(content)
+    with pytest.raises(UserError, match='sub_nets.json .*: remove it, or give another work folder'):
+        add_row(tmp_path, RUN, row('FFFF'))
+    with pytest.raises(UserError, match='sub_nets.json .*: write it with tools/test.py'):
+        write_report(tmp_path)

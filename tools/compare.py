@@ -1,0 +1,63 @@
+"""Put test runs, measured latency and the paper's numbers side by side, and name the depth to ship for a budget."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from _command import command
+
+from adn_mmdet.evaluation.compare import DETECTORS, compare, print_comparison, write_comparison
+from adn_mmdet.preflight import require_writable
+
+EPILOG = (
+    'Writes compare.md, compare.csv, compare.json and compare.png. All runs must be on the same annotation file, '
+    'classes and number of images. They may differ in input size: AP and costs of a run are those of its own size.'
+)
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG)
+    parser.add_argument('runs', nargs='+', metavar='RUN', help='a work folder of tools/test.py, or its sub_nets.json')
+    parser.add_argument(
+        '--latency',
+        nargs='+',
+        default=[],
+        metavar='FILE',
+        help='of tools/benchmark.py latency --json; belongs to the runs of its config name and weights',
+    )
+    parser.add_argument(
+        '--paper',
+        choices=[*DETECTORS, 'none'],
+        help="whose numbers of the paper's Table 5 to show; default: each of which a config <detector>_r50_..._coco "
+        'was tested on all of COCO val2017',
+    )
+    parser.add_argument('--metric', choices=['box', 'mask'], default='box', help='the AP that the choice goes by')
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument('--budget-ms', type=float, metavar='X', help='the most milliseconds, as in the latency files')
+    budget.add_argument('--budget-gmacs', type=float, metavar='X', help='the most GMACs an image')
+    parser.add_argument('--out', type=Path, default=Path('work_dirs/compare'), help='default: %(default)s')
+    return parser.parse_args(argv)
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    args = parse_args(argv)
+    require_writable(args.out)
+    budgets = {'ms': args.budget_ms, 'gmacs': args.budget_gmacs}
+    content = compare(
+        args.runs,
+        args.latency,
+        paper=None if args.paper is None else [name for name in DETECTORS if name == args.paper],
+        metric={'box': 'bbox_mAP', 'mask': 'segm_mAP'}[args.metric],
+        budget=next(((cost, limit) for cost, limit in budgets.items() if limit is not None), None),
+    )
+    write_comparison(content, args.out)
+    print_comparison(content)
+    print(f'{args.out}/compare.md, .csv, .json, .png')
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())
