@@ -79,10 +79,9 @@ def export_sub_net(
     if norms:
         load_norms(detector, norms, file_sha256(checkpoint), [code])
 
-    blocks = [stage.num_mandatory if flag else len(stage) for stage, flag in zip(backbone.stages, code)]
     name = f'{Path(cfg.filename).stem}_{code}' + '_fused' * fuse
-    plain_cfg = stock_config(cfg, blocks if any(code) else None, fuse, weights=f'{name}.pth')
-    plain = _build(plain_cfg, sub_net_weights(detector, code), fuse)
+    plain_cfg, plain = plain_detector(cfg, detector, code, fuse)
+    plain_cfg.load_from = f'{HERE}/{name}.pth'  # where a training goes on
     text = f'# Sub-network {code} of {Path(cfg.filename).name}, for mmdet alone.\n{plain_cfg.pretty_text}'
     meta = {
         'dataset_meta': (content.get('meta') or {}).get('dataset_meta') or _dataset_meta(cfg),
@@ -98,6 +97,37 @@ def export_sub_net(
         files[f'{name}.pt2'] = to_exported_program(plain)
     files[f'{name}.py'] = text.encode()
     return _write(folder, files)
+
+
+def plain_detector(cfg: Config, detector: nn.Module, code: SkipConfig, fuse: bool = False) -> tuple[Config, nn.Module]:
+    """Build mmdet's own detector of one sub-network.
+
+    Args:
+        cfg: the config of ``detector``.
+        detector: with an AdaptiveDepthResNet; it is left as it is.
+        code: the sub-network.
+        fuse: fold the backbone's batch norms into its convolutions.
+
+    Returns:
+        The plain config, whose backbone is mmdet's ResNet, or that of a ``hubconf.py`` beside the config where
+        mmdet's cannot be told to build it; and the plain detector in eval mode.
+
+    Raises:
+        UserError: there is nothing to fuse.
+    """
+    stages = find_backbone(detector).stages
+    blocks = [stage.num_mandatory if flag else len(stage) for stage, flag in zip(stages, code)]
+    plain_cfg = stock_config(cfg, blocks if any(code) else None, fuse)
+    model = copy.deepcopy(plain_cfg.model)
+    if 'repo_or_dir' in model.backbone:
+        model.backbone.update(repo_or_dir=str(HUBCONF.parent), fused=False)
+    plain = MODELS.build(model)
+    plain.load_state_dict(sub_net_weights(detector, code))
+    if fuse:
+        if not any(isinstance(module, _BatchNorm) for module in plain.backbone.modules()):
+            raise UserError(f'--fuse: this backbone has no batch norm ({model.backbone.norm_cfg}), leave --fuse out')
+        fuse_conv_bn(plain.backbone)
+    return plain_cfg, plain.eval().requires_grad_(False)
 
 
 def sub_net_weights(detector: nn.Module, code: SkipConfig) -> dict[str, Tensor]:
@@ -118,20 +148,6 @@ def _require_free(out: str | os.PathLike[str]) -> Path:
         raise UserError(f'{out} is not empty: give a new or empty folder')
     require_writable(next(path for path in (folder, *folder.parents) if path.exists()))
     return folder
-
-
-def _build(plain_cfg: Config, weights: dict[str, Tensor], fuse: bool) -> nn.Module:
-    """The plain detector of a stock config, in eval mode, with the weights of one that is not fused."""
-    model = copy.deepcopy(plain_cfg.model)
-    if 'repo_or_dir' in model.backbone:
-        model.backbone.update(repo_or_dir=str(HUBCONF.parent), fused=False)
-    plain = MODELS.build(model)
-    plain.load_state_dict(weights)
-    if fuse:
-        if not any(isinstance(module, _BatchNorm) for module in plain.backbone.modules()):
-            raise UserError(f'--fuse: this backbone has no batch norm ({model.backbone.norm_cfg}), leave --fuse out')
-        fuse_conv_bn(plain.backbone)
-    return plain.eval().requires_grad_(False)
 
 
 def _dataset_meta(cfg: Config) -> dict[str, Any]:

@@ -14,20 +14,19 @@ HERE = '{{ fileDirname }}'  # mmengine puts the config's own folder there when i
 PACKAGE = __name__.partition('.')[0]
 
 
-def stock_config(cfg: Config, stage_blocks: Sequence[int] | None, fused: bool, weights: str) -> Config:
+def stock_config(cfg: Config, stage_blocks: Sequence[int] | None, fused: bool) -> Config:
     """Take this package out of a config.
 
     Args:
         cfg: a config whose backbone is an AdaptiveDepthResNet; it is left as it is.
         stage_blocks: the sub-network's blocks a stage; None where they are those of mmdet's ResNet.
         fused: whether its batch norms are part of its convolutions.
-        weights: name of the checkpoint that will lie beside the config; training starts from it.
 
     Returns:
         The config; its hooks, loops and metrics are the stock ones that this package's extend. A backbone that mmdet's
         ``ResNet`` cannot be told to build comes from the ``hubconf.py`` that has to lie beside the config.
     """
-    own = _own_types()
+    own = own_types()
     # Variables from which configs/ compose the backbone have served.
     served = [
         key
@@ -37,7 +36,7 @@ def stock_config(cfg: Config, stage_blocks: Sequence[int] | None, fused: bool, w
     content = _without_package(cfg.to_dict(), own)
     for key in ('work_dir', *served):  # the folder was that of another run
         content.pop(key, None)
-    content.update(load_from=f'{HERE}/{weights}', resume=False)
+    content['resume'] = False
     backbone = content['model']['backbone']
     if stage_blocks is None and not fused:
         backbone['type'] = 'mmdet.ResNet'
@@ -56,7 +55,7 @@ def stock_config(cfg: Config, stage_blocks: Sequence[int] | None, fused: bool, w
     return Config(content)
 
 
-def _own_types() -> dict[str, type]:
+def own_types() -> dict[str, type]:
     """What this package has registered, by name."""
     registries = [registry for registry in vars(root).values() if isinstance(registry, Registry)]
     registered = {name: kind for registry in registries for name, kind in registry.module_dict.items()}
