@@ -1,0 +1,250 @@
+import threading
+from functools import partial
+
+import cv2
+import mmcv
+import numpy as np
+import pytest
+import torch
+from mmdet.apis import DetInferencer, inference_detector, init_detector
+from tiny import ROOT, build, small_images, tiny_config
+
+from adn_mmdet import SkipConfig, UserError, set_skip
+from adn_mmdet.backbones.compiled import compile_stages
+from adn_mmdet.inference import AnyDepthInferencer, any_depth
+
+CODES = [str(code) for code in SkipConfig.all(4)]
+
+
+@pytest.fixture(scope='module')
+def image(shapes):
+    return str(sorted((shapes / 'val').iterdir())[0])
+
+
+def predict(inferencer, inputs, **kwargs):
+    """Predictions without the time that they took."""
+    found = inferencer(inputs, **kwargs)['predictions']
+    return [{name: value for name, value in one.items() if name != 'ms'} for one in found]
+
+
+def test_predictions_are_those_of_the_depth_in_place(inferencer, tiny_cfg, checkpoint, image):
+    detector = init_detector(tiny_cfg, str(checkpoint), device='cpu')
+    seen = set()
+    for code in ('FFFF', 'TTFF', 'TTTT'):
+        set_skip(detector, code)
+        expected = inference_detector(detector, image).pred_instances
+        (found,) = inferencer(image, skip=code.lower(), return_datasamples=True)['predictions']
+        assert (found.skip, len(expected) > 0) == (code, True) and found.ms > 0
+        for name in ('bboxes', 'scores', 'labels', 'masks'):
+            assert torch.equal(found.pred_instances[name], expected[name])
+        seen.add(float(expected.scores[0]))
+    assert len(seen) == 3
+
+
+def test_without_a_skip_it_is_mmdets_inferencer(inferencer, tiny_cfg, checkpoint, image):
+    stock = DetInferencer(tiny_cfg, str(checkpoint), 'cpu', show_progress=False)
+    for code in ('FFFF', 'TFTF'):  # the stored one
+        set_skip(inferencer.model, code)
+        set_skip(stock.model, code)
+        (expected,) = stock(image)['predictions']
+        assert predict(inferencer, image) == [{**expected, 'skip': code}]
+        with inferencer.backbone.using_skip('TTTT'):
+            assert predict(inferencer, image) == predict(inferencer, image, skip='TTTT')
+
+
+def test_every_kind_of_input(inferencer, shapes, tmp_path):
+    paths = sorted((shapes / 'val').iterdir())[:3]
+    for path in paths:
+        (tmp_path / path.with_suffix('.PNG').name).write_bytes(path.read_bytes())
+    (tmp_path / 'notes.txt').write_text('no image')
+    expected = predict(inferencer, [str(path) for path in paths], skip='TTFF')
+    assert expected == [predict(inferencer, path, skip='TTFF')[0] for path in paths]
+    assert predict(inferencer, tmp_path, skip='TTFF') == expected
+    assert predict(inferencer, [cv2.imread(str(path)) for path in paths], skip='TTFF') == expected
+    of_two = predict(inferencer, paths, batch_size=2, skip='TTFF')
+    assert [one['labels'] for one in of_two] == [one['labels'] for one in expected]
+
+
+@pytest.fixture
+def video(shapes, tmp_path):
+    path = tmp_path / 'drive.avi'
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*'MJPG'), 8.0, (64, 64))
+    for image in sorted((shapes / 'val').iterdir())[:4]:
+        writer.write(cv2.imread(str(image)))
+    writer.release()
+    return str(path)
+
+
+def test_a_video_becomes_an_annotated_video(inferencer, video, tmp_path):
+    frames = list(mmcv.VideoReader(video))
+    out = tmp_path / 'out'
+    found = predict(inferencer, video, skip='TTFT', batch_size=3, out_dir=out, pred_score_thr=2.0)
+    assert found == predict(inferencer, frames, skip='TTFT', batch_size=3) and len(found) == 4
+    assert [path.name for path in (out / 'vis').iterdir()] == ['drive.mp4']
+    written = mmcv.VideoReader(str(out / 'vis' / 'drive.mp4'))
+    assert (len(written), written.fps, written.resolution) == (4, 8.0, (64, 64))
+    for given, got in zip(frames, written):  # beside the label, the same colours but for the codec
+        assert np.abs(given[32:].astype(int) - got[32:]).mean() < 12
+
+
+def test_a_video_that_fails_leaves_nothing(inferencer, video, tmp_path, monkeypatch):
+    forward, calls = inferencer.forward, []
+
+    def fails_at_the_third(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            raise RuntimeError('out of memory')
+        return forward(*args)
+
+    monkeypatch.setattr(inferencer, 'forward', fails_at_the_third)
+    with pytest.raises(RuntimeError, match='out of memory'):
+        inferencer(video, skip='TTTT', out_dir=tmp_path / 'out', pred_score_thr=2.0)
+    assert not list((tmp_path / 'out' / 'vis').iterdir())
+    assert str(inferencer.backbone.resolve_skip()) == 'FFFF'
+
+
+def test_pictures_have_the_right_colours_and_a_label(inferencer, image, tmp_path):
+    array = cv2.imread(image)
+    kwargs = dict(skip='TTFF', pred_score_thr=2.0, return_vis=True, out_dir=tmp_path)
+    pictures = [inferencer(one, **kwargs)['visualization'][0] for one in (image, array)]
+    for picture in pictures:  # RGB, nothing drawn but the label
+        assert np.array_equal(picture[32:], array[32:, :, ::-1])
+        assert not np.array_equal(picture[:12], array[:12, :, ::-1])
+    names = [image.rpartition('/')[2], '00000001.jpg']  # the second picture of this inferencer
+    assert sorted(path.name for path in (tmp_path / 'vis').iterdir()) == sorted(names)
+    assert np.array_equal(cv2.imread(str(tmp_path / 'vis' / names[0]))[..., ::-1], pictures[0])
+    assert inferencer(array, no_save_pred=False, no_save_vis=True, out_dir=tmp_path)['visualization'] == []
+    assert (tmp_path / 'preds' / '0.json').exists()
+
+
+def test_threads_with_their_own_skips_never_mix(inferencer, shapes):
+    paths = [str(path) for path in sorted((shapes / 'val').iterdir())[:2]]
+    codes = ('FFFF', 'TTTT')
+    expected = {code: predict(inferencer, paths, skip=code) for code in codes}
+    assert expected['FFFF'] != expected['TTTT']
+    found = {code: [] for code in codes}
+
+    def many(code):
+        for _ in range(6):
+            found[code].append(predict(inferencer, paths, skip=code))
+
+    threads = [threading.Thread(target=many, args=(code,)) for code in codes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for code in codes:
+        assert found[code] == [expected[code]] * 6
+    assert str(inferencer.backbone.resolve_skip()) == 'FFFF'
+
+
+@pytest.fixture(scope='module')
+def retinanet(tmp_path_factory):
+    """Config and weights of a detector without RoIAlign, which has no bfloat16 on the CPU."""
+    cfg = small_images(tiny_config('retinanet'))
+    path = tmp_path_factory.mktemp('retinanet') / 'tiny.pth'
+    torch.save(build(cfg).state_dict(), path)
+    return cfg, path
+
+
+@pytest.mark.parametrize('option', ['amp', 'channels_last'])
+def test_half_precision_and_channels_last_at_every_code(retinanet, image, option):
+    plain, other = (AnyDepthInferencer(*retinanet, 'cpu', show_progress=False, **{name: True} if name else {})
+                    for name in (None, option))  # fmt: skip
+    different = 0
+    for code in CODES:
+        a, b = (one(image, skip=code)['predictions'][0] for one in (plain, other))
+        assert b['skip'] == code and len(a['scores']) > 0
+        assert b['scores'][0] == pytest.approx(a['scores'][0], rel=2e-2 if option == 'amp' else 1e-5)
+        different += a['scores'][0] != b['scores'][0]
+    assert option == 'channels_last' or different > 10  # it really was another precision
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='float16 needs a GPU')
+def test_half_precision_on_a_gpu(tiny_cfg, checkpoint, image):
+    plain, half = (AnyDepthInferencer(tiny_cfg, checkpoint, 'cuda', amp=amp, show_progress=False) for amp in (0, 1))
+    for code in CODES:
+        a, b = (one(image, skip=code)['predictions'][0]['scores'][0] for one in (plain, half))
+        assert b == pytest.approx(a, rel=2e-2)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_a_backbone_in_half_precision(dtype):
+    backbone = build(tiny_config()).backbone.eval()
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = {code: backbone(images, code) for code in CODES}
+        backbone.to(dtype)
+        for code in CODES:
+            for got, wanted in zip(backbone(images.to(dtype), code), expected[code]):
+                assert got.dtype == dtype and got.isfinite().all()
+                assert (got.float() - wanted).norm() < 0.05 * wanted.norm()
+
+
+def test_a_compiled_model_switches_without_compiling(retinanet, image, monkeypatch):
+    monkeypatch.setattr(any_depth, 'compile_stages', partial(compile_stages, backend='eager'))
+    plain, compiled = (AnyDepthInferencer(*retinanet, 'cpu', show_progress=False, compiled=on) for on in (False, True))
+    for code in ('FFFF', 'TTTT'):  # of each stage, both graphs
+        compiled(image, skip=code)
+    with torch.compiler.set_stance('fail_on_recompile'):
+        for code in CODES:
+            assert predict(compiled, image, skip=code) == predict(plain, image, skip=code)
+
+
+def test_class_names_of_bare_weights_are_the_configs(retinanet):
+    assert AnyDepthInferencer(*retinanet, 'cpu').model.dataset_meta['classes'] == ('circle', 'rectangle', 'triangle')
+
+
+def test_a_net_without_depths(tmp_path, image):
+    cfg = small_images(tiny_config('retinanet', 'base'))
+    torch.save(build(cfg).state_dict(), tmp_path / 'base.pth')
+    inferencer = AnyDepthInferencer(cfg, tmp_path / 'base.pth', 'cpu', show_progress=False)
+    (found,) = inferencer(image, out_dir=tmp_path, pred_score_thr=2.0)['predictions']
+    assert found['skip'] is None and found['ms'] > 0
+    for wrong in (dict(skip='TTTT'), dict(budget_ms=10)):
+        with pytest.raises(UserError, match='ShallowResNet has no depth to choose: leave skip and budget_ms out'):
+            inferencer(image, **wrong)
+    with pytest.raises(UserError, match='should have one adaptive-depth backbone'):
+        inferencer.calibrate()
+
+
+def test_untrained_depths(tiny_cfg, checkpoint, image, tmp_path):
+    weights = torch.load(checkpoint)['state_dict']
+    path = tmp_path / 'plain.pth'
+    torch.save({key: value for key, value in weights.items() if '_skip' not in key}, path)
+    inferencer = AnyDepthInferencer(tiny_cfg, path, 'cpu', show_progress=False)
+    assert predict(inferencer, image)[0]['skip'] == 'FFFF'
+    with pytest.raises(UserError, match='so that TTTT is untrained: run FFFF, or say allow_untrained=True'):
+        inferencer(image, skip='TTTT')
+    inferencer.allow_untrained = True
+    assert predict(inferencer, image, skip='TTTT')[0]['skip'] == 'TTTT'
+
+
+def test_weights_that_do_not_fit(tiny_cfg, checkpoint, tmp_path):
+    with pytest.raises(UserError, match='there are no weights to run: give weights=CHECKPOINT'):
+        AnyDepthInferencer(tiny_cfg, device='cpu')
+    with pytest.raises(UserError, match='there is no checkpoint none.pth'):
+        AnyDepthInferencer(tiny_cfg, 'none.pth', 'cpu')
+    weights = torch.load(checkpoint)['state_dict']
+    torch.save({**weights, 'backbone.more': torch.zeros(1)}, tmp_path / 'more.pth')
+    with pytest.raises(UserError, match=r'1 unexpected \(backbone.more\)'):
+        AnyDepthInferencer(tiny_cfg, tmp_path / 'more.pth', 'cpu')
+    weights['neck.lateral_convs.0.conv.bias'][0] = float('nan')
+    torch.save(weights, tmp_path / 'nan.pth')
+    with pytest.raises(UserError, match='neck.lateral_convs.0.conv.bias holds NaN'):
+        AnyDepthInferencer(tiny_cfg, tmp_path / 'nan.pth', 'cpu')
+
+
+def test_models_and_devices_that_are_not_there(checkpoint):
+    with pytest.raises(UserError, match='did you mean'):
+        AnyDepthInferencer(ROOT / 'configs' / 'mask_rcnn_r50_and_1x_coco.py', checkpoint)
+    with pytest.raises(UserError, match="'retinanot' is neither a config file"):
+        AnyDepthInferencer('retinanot', checkpoint)
+    with pytest.raises(UserError, match="device 'abacus' cannot be used"):
+        AnyDepthInferencer('retinanet_r50_fpn_1x_coco', checkpoint, 'abacus')
+
+
+@pytest.mark.parametrize('code', ['TTT', 'TTXT', '', 'TTTTT', 3])
+def test_bad_codes(inferencer, image, code):
+    with pytest.raises(UserError, match=r'such as FFFF \(super-net\)'):
+        inferencer(image, skip=code)

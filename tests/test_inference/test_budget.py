@@ -1,0 +1,162 @@
+import json
+from dataclasses import asdict
+
+import pytest
+import torch
+
+from adn_mmdet import SkipConfig, UserError
+from adn_mmdet.evaluation.latency import LatencyRow
+from adn_mmdet.evaluation.results import read_latency
+from adn_mmdet.files import file_sha256
+from adn_mmdet.inference import AnyDepthInferencer, calibration
+
+
+def latency(code, ms):
+    return LatencyRow(str(code), float(ms), *[1.0] * 9)
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Measurements instead of this noisy machine's: 40 ms, less 3 or so for a skipped block."""
+    calls = []
+
+    def measure(model, codes, input_size, **settings):
+        calls.append(dict(settings, codes=len(codes), input_size=list(input_size)))
+        saved = (3.0, 6.5, 9.25, 3.1)  # of stages with 1, 2, 3 and 1 skippable blocks
+        return [latency(code, 40 - sum(s for s, flag in zip(saved, code) if flag)) for code in codes]
+
+    monkeypatch.setattr(calibration, 'measure_latency', measure)
+    return calls
+
+
+@pytest.fixture
+def sub_nets(checkpoint, tmp_path):
+    """A work folder with results in which less depth is not always worse."""
+
+    def write(average_precision, **run):
+        described = dict(
+            name='tiny', checkpoint_sha256=file_sha256(checkpoint), annotations_sha256=None, classes=['circle'],
+            num_images=1, input_size=[64, 64], **run,
+        )  # fmt: skip
+        rows = [dict(skip=code, gmacs=1.0, **metrics) for code, metrics in average_precision.items()]
+        (tmp_path / 'sub_nets.json').write_text(json.dumps(dict(schema=1, run=described, rows=rows)))
+        return tmp_path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ('budget', 'code'),
+    [(1000, 'FFFF'), (40, 'FFFF'), (39.9, 'TFFF'), (36.95, 'FFFT'), (36, 'TFFT'), (18.15, 'TTTT'), (25, 'FTTF')],
+)
+def test_without_results_the_deepest_within_the_budget(inferencer, measured, budget, code):
+    """TFFF and FFFT skip one block, TFFT and FTFF two: the faster of them is on the front, whatever the budget."""
+    front = {'TFFF': 'FFFT', 'TFFT': 'FTFF'}  # 37 and 36.9 ms; 33.9 and 33.5 ms
+    assert str(inferencer.choose(budget_ms=budget)) == front.get(code, code)
+
+
+def test_it_says_that_it_calibrates_and_does_so_once(inferencer, measured, capsys, shapes):
+    image = next((shapes / 'val').iterdir())
+    assert [inferencer(image, budget_ms=22)['predictions'][0]['skip'] for _ in range(2)] == ['FTTT', 'FTTT']
+    assert len(measured) == 1 and measured[0]['codes'] == 16 and measured[0]['input_size'] == [64, 64]
+    assert 'Calibrating 16 depths, 1×3×64×64, on ' in capsys.readouterr().out
+    inferencer(image, budget_ms=22, batch_size=2)  # has latencies of its own
+    assert len(measured) == 2 and measured[1]['batch_size'] == 2
+
+
+def test_results_say_which_depth_is_best(tiny_cfg, checkpoint, sub_nets, measured, tmp_path):
+    folder = sub_nets({
+        'FFFF': dict(bbox_mAP=0.40, segm_mAP=0.30),
+        'TFFF': dict(bbox_mAP=0.41, segm_mAP=0.29),  # better and faster than FFFF
+        'TTFF': dict(bbox_mAP=None),  # no object: unknown
+        'TTTT': dict(bbox_mAP=0.35, segm_mAP=0.25),
+    })  # fmt: skip
+    options = dict(device='cpu', cache_dir=tmp_path / 'cache')
+    by_box = AnyDepthInferencer(tiny_cfg, checkpoint, sub_nets=folder, **options)
+    assert [str(by_box.choose(budget_ms=ms)) for ms in (100, 38, 36.9, 20)] == ['TFFF', 'TFFF', 'TTTT', 'TTTT']
+    assert measured[0]['codes'] == 3  # only those that may be chosen
+    by_mask = AnyDepthInferencer(tiny_cfg, checkpoint, sub_nets=folder / 'sub_nets.json', metric='segm_mAP', **options)
+    assert str(by_mask.choose(budget_ms=100)) == 'FFFF'
+    assert len(measured) == 1  # the same three: from the cache
+    with pytest.raises(UserError, match='has no bbox_mAP_x of any depth'):
+        AnyDepthInferencer(tiny_cfg, checkpoint, sub_nets=folder, metric='bbox_mAP_x', **options)
+
+
+def test_results_of_other_weights_are_refused(tiny_cfg, checkpoint, sub_nets, tmp_path):
+    with pytest.raises(UserError, match='cannot read .*sub_nets.json'):
+        AnyDepthInferencer(tiny_cfg, checkpoint, 'cpu', sub_nets=tmp_path)
+    folder = sub_nets({'FFFF': dict(bbox_mAP=0.4)}, norms_sha256='0' * 64)
+    with pytest.raises(UserError, match='was measured with recalibrated norms'):
+        AnyDepthInferencer(tiny_cfg, checkpoint, 'cpu', sub_nets=folder)
+    other = tmp_path / 'other.pth'
+    weights = torch.load(checkpoint)
+    torch.save({**weights, 'epoch': 2}, other)
+    folder = sub_nets({'FFFF': dict(bbox_mAP=0.4)})
+    with pytest.raises(UserError, match='was measured with other weights: test the weights that are to run'):
+        AnyDepthInferencer(tiny_cfg, other, 'cpu', sub_nets=folder)
+    folder = sub_nets({'FFF': dict(bbox_mAP=0.4)})
+    with pytest.raises(UserError, match="'FFF' is not a skip code"):
+        AnyDepthInferencer(tiny_cfg, checkpoint, 'cpu', sub_nets=folder)
+
+
+@pytest.mark.parametrize('budget', [0, -5, float('nan'), '35', []])
+def test_budgets_that_are_none(inferencer, measured, budget):
+    with pytest.raises(UserError, match='budget_ms should be a positive number of milliseconds, but got'):
+        inferencer.choose(budget_ms=budget)
+    assert not measured
+
+
+def test_budgets_that_no_depth_keeps(inferencer, measured, shapes, tmp_path):
+    image = next((shapes / 'val').iterdir())
+    with pytest.raises(UserError, match=r'budget of 18 ms: the cheapest, TTTT, takes 18\.15 ms'):
+        inferencer(image, budget_ms=18, out_dir=tmp_path / 'out')
+    with pytest.raises(UserError, match='skip=TTTT and budget_ms=18 were both given: give one of them'):
+        inferencer(image, budget_ms=18, skip='TTTT', out_dir=tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
+
+
+def test_the_cache(tiny_cfg, checkpoint, measured, tmp_path, monkeypatch):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    inferencer = AnyDepthInferencer(tiny_cfg, checkpoint, 'cpu')
+
+    def files_after(**arguments):
+        inferencer.calibrate(**arguments)
+        return sorted((tmp_path / 'adn_mmdet').iterdir())
+
+    (path,) = files_after(rounds=10)
+    content = read_latency(path)
+    assert content['run']['checkpoint_sha256'] == file_sha256(checkpoint) and content['run']['rounds'] == 10
+    assert content['rows'][0] == asdict(latency('FFFF', 40))
+    inferencer.cfg.model.backbone.skip = 'TTTT'  # how deep the stored skip is makes no difference
+    assert files_after(rounds=5) == [path] and len(measured) == 1
+    assert files_after(rounds=11) == [path] and len(measured) == 2  # more rounds: anew
+    path.write_text('{"schema": 1, "ro')  # cut off: anew
+    assert files_after(rounds=1) == [path] and len(measured) == 3
+    assert len(files_after(batch_size=2)) == 2
+    assert len(files_after(input_size=(96, 64))) == 3
+    assert len(files_after()) == 3 and measured[-1]['input_size'] == [96, 64]  # remembered
+    torch.set_num_threads(2)
+    try:
+        assert len(files_after()) == 4
+    finally:
+        torch.set_num_threads(1)
+    inferencer.channels_last = True
+    assert len(files_after()) == 5
+    inferencer.cfg.model.test_cfg.rcnn.score_thr = 0.5
+    assert len(files_after()) == 6 and len(measured) == 8
+
+
+def test_a_cache_that_cannot_be_written_is_only_a_warning(tiny_cfg, checkpoint, measured, tmp_path):
+    (tmp_path / 'file').write_text('')
+    inferencer = AnyDepthInferencer(tiny_cfg, checkpoint, 'cpu', cache_dir=tmp_path / 'file')
+    with pytest.warns(UserWarning, match='cannot be kept'):
+        assert len(inferencer.calibrate()) == 16
+
+
+def test_a_real_calibration(inferencer):
+    two = [SkipConfig.super_net(4), SkipConfig.base_net(4)]
+    inferencer.worth = {code: inferencer.worth[code] for code in two}
+    rows = inferencer.calibrate(rounds=1)
+    assert [row['skip'] for row in rows] == ['FFFF', 'TTTT'] and all(row['ms'] > 0 for row in rows)
+    with pytest.raises(UserError, match='rounds should be at least 1'):
+        inferencer.calibrate(input_size=(32, 32), rounds=0)

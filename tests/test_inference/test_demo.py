@@ -1,0 +1,86 @@
+import shutil
+
+import cv2
+import pytest
+import torch
+from test_tools import fails
+from tiny import load_tool
+
+from adn_mmdet.evaluation.latency import LatencyRow
+from adn_mmdet.inference import calibration
+
+
+@pytest.fixture(scope='module')
+def demo():
+    return load_tool('demo').main
+
+
+@pytest.fixture
+def net(tiny_cfg, checkpoint, tmp_path, monkeypatch):
+    """Config and checkpoint; calibrations are kept for this test, and say that a skipped stage saves 5 of 40 ms."""
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+
+    def measure(model, codes, **settings):
+        return [LatencyRow(str(code), 40.0 - 5 * sum(code), *[1.0] * 9) for code in codes]
+
+    monkeypatch.setattr(calibration, 'measure_latency', measure)
+    return [tiny_cfg.filename, str(checkpoint)]
+
+
+@pytest.fixture
+def folder(shapes, tmp_path):
+    (tmp_path / 'images').mkdir()
+    for image in sorted((shapes / 'val').iterdir())[:2]:
+        shutil.copy(image, tmp_path / 'images')
+    return tmp_path / 'images'
+
+
+def test_a_folder_at_a_code_and_an_image_within_a_budget(demo, net, folder, tmp_path, capsys):
+    argv = [*net, '--out', str(tmp_path / 'out'), '--device', 'cpu', '--score-thr', '0.9']
+    capsys.readouterr()
+    assert demo([str(folder), *argv, '--skip', 'ttff']) == 0
+    assert f'{tmp_path}/out/vis: 2 images, TTFF, median ' in capsys.readouterr().out
+    pictures = sorted((tmp_path / 'out' / 'vis').iterdir())
+    assert [path.name for path in pictures] == sorted(path.name for path in folder.iterdir())
+    assert all(cv2.imread(str(path)).shape == (64, 64, 3) for path in pictures)
+    shutil.rmtree(tmp_path / 'out')
+    assert demo([str(next(folder.iterdir())), *argv, '--budget-ms', '26']) == 0
+    assert '1 images, TTFT, median ' in capsys.readouterr().out  # skips 4 blocks; other three stages have more
+    assert demo([str(next(folder.iterdir())), *argv]) == 0
+    assert '1 images, FFFF, median ' in capsys.readouterr().out
+
+
+def test_what_is_wrong_is_one_line_and_nothing_is_written(demo, net, folder, tmp_path, capsys, elsewhere):
+    image = str(next(folder.iterdir()))
+    config, checkpoint = net
+    (tmp_path / 'broken.jpg').write_bytes(b'\xff\xd8 no more than a start')
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'page.pth').write_text('<html>not found</html>')
+    (tmp_path / 'pickle.pth').write_bytes(b'\x80\x04cposix\nsystem\n(S"touch hacked"\ntR.')
+    weights = torch.load(checkpoint)['state_dict']
+    torch.save({**weights, 'roi_head.bbox_head.fc_cls.bias': torch.zeros(7)}, tmp_path / 'classes.pth')
+    for argv, message in (
+        (['none.jpg', *net], 'there is no none.jpg'),
+        ([str(tmp_path / 'broken.jpg'), *net], 'broken.jpg cannot be read as an image'),
+        ([str(tmp_path / 'empty'), *net], 'there is no image in'),
+        ([config, *net], 'should be an image'),
+        (['none.mp4', *net], 'there is no video none.mp4'),
+        ([image, 'none.py', checkpoint], 'there is no config none.py'),
+        ([image, config, 'none.pth'], 'there is no checkpoint none.pth'),
+        ([image, config, str(tmp_path / 'page.pth')], 'get it anew'),
+        ([image, config, str(tmp_path / 'pickle.pth')], 'pickle.pth'),
+        ([image, config, str(tmp_path / 'classes.pth')], 'the same num_classes'),
+        ([image, *net, '--skip', 'TTT'], "'TTT' is not a skip code"),
+        ([image, *net, '--budget-ms', '-1'], 'should be a positive number of milliseconds, but got -1.0'),
+        ([image, *net, '--budget-ms', 'nan'], 'should be a positive number of milliseconds, but got nan'),
+        ([image, *net, '--budget-ms', '19'], 'the cheapest, TTTT, takes 20 ms'),
+        ([image, *net, '--budget-ms', '19', '--skip', 'TTTT'], 'were both given'),
+        ([image, *net, '--sub-nets', 'none.json'], 'none.json'),
+        ([image, *net, '--score-thr', '7'], '--score-thr should be from 0 to 1'),
+        ([image, *net, '--device', 'abacus'], "device 'abacus' cannot be used"),
+    ):
+        fails(demo, [*argv, '--out', 'out'], capsys, message)
+    (tmp_path / 'file').write_text('')
+    fails(demo, [image, *net, '--skip', 'TTTT', '--out', 'file'], capsys, 'cannot write to file')
+    assert sorted(path.name for path in elsewhere.iterdir()) == [
+        'broken.jpg', 'cache', 'classes.pth', 'empty', 'file', 'images', 'page.pth', 'pickle.pth']  # fmt: skip
