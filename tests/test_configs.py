@@ -2,6 +2,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from mmdet.registry import MODELS, TRANSFORMS
 from mmengine.config import Config
 from mmengine.registry import HOOKS, init_default_scope
@@ -63,6 +64,21 @@ def test_cost_is_that_of_the_paper(detector, super_net, base_net):
     codes = [SkipConfig.super_net(4), SkipConfig.base_net(4)]
     costs = [cost.gmacs for cost in count_costs(MODELS.build(cfg.model), codes, (800, 1280))]
     assert costs == pytest.approx([super_net, base_net], rel=2e-3)
+
+
+@pytest.mark.parametrize('detector', ['faster_rcnn', 'mask_rcnn', 'retinanet'])
+@pytest.mark.parametrize('depth, mandatory', [(50, [2, 2, 3, 2]), (101, [2, 2, 12, 2])])
+def test_vd_variants_differ_in_the_backbone_alone(detector, depth, mandatory):
+    cfg, plain = load(f'{detector}_r{depth}vd_adn_1x_coco'), load(f'{detector}_r50_adn_1x_coco')
+    backbone = cfg.model.backbone
+    assert (backbone.depth, backbone.avg_down) == (depth, True)
+    assert backbone.init_cfg == dict(type='Pretrained', checkpoint=f'adn://resnet{depth}vd')
+    with torch.device('meta'):
+        stages = MODELS.build(backbone).stages
+    assert [len(stage.mandatory) for stage in stages] == mandatory
+    backbone.pop('avg_down')
+    backbone.update(depth=50, init_cfg=plain.model.backbone.init_cfg)
+    assert cfg.to_dict() | {'filename': ''} == plain.to_dict() | {'filename': ''}
 
 
 # The rows of the paper's Table 4: whether there are two sets of norms, and what the distillation compares.

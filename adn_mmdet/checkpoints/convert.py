@@ -194,8 +194,8 @@ def _require_fit(weights: Mapping[str, Tensor], arch: str) -> int:
         if value.shape != shapes.get(key, value.shape):
             raise UserError(f'{key} has shape {tuple(value.shape)}, but {arch} has {tuple(shapes[key])}')
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # the report says how many were cloned
-        result = model.load_state_dict(weights, strict=False, assign=True)  # refuses another stage split
+        warnings.simplefilter('ignore')  # of norms to clone, which the report counts, and that nothing is copied
+        result = model.load_state_dict(weights, strict=False)  # refuses another stage split
     for kind, keys in (('lacks', result.missing_keys), ('has, beyond that,', result.unexpected_keys)):
         if keys:
             raise UserError(f'looks like {arch}, but {kind} {", ".join(keys[:3])} ({len(keys)} weights)')

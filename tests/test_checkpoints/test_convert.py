@@ -1,4 +1,5 @@
 import argparse
+import errno
 import os
 import warnings
 
@@ -286,6 +287,18 @@ def test_command_with_other_mistakes(main, vd, paths, capsys):
     source.write_bytes(whole[: len(whole) // 2])
     assert main([str(source), str(out)]) == 2
     assert 'incomplete' in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_what_was_there(main, vd, paths, capsys, monkeypatch):
+    source, out = paths
+    torch.save(vd.state_dict(), source)
+    out.write_text('older')
+    monkeypatch.setattr(
+        os, 'fsync', lambda file: (_ for _ in ()).throw(OSError(errno.ENOSPC, 'No space left on device'))
+    )
+    assert main([str(source), str(out)]) == 2
+    assert f'cannot write {out} (No space left on device): make room' in capsys.readouterr().err
+    assert out.read_text() == 'older' and sorted(os.listdir(out.parent)) == ['out.pth', 'source.pth']
 
 
 def test_base_net_of_a_converted_detector_is_trained(vd, paths):
