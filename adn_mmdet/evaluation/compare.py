@@ -258,6 +258,8 @@ def describe_costs(content: dict[str, Any]) -> dict[str, str]:
     if content['latency']:
         about = content['latency'][0]
         flags = [key.replace('_', ' ') for key in ('amp', 'channels_last', 'compile') if about[key]]
+        if any(file['checkpoint_sha256'] is None for file in content['latency']):
+            flags.append('measured with untrained weights')  # which detect another number of objects
         images = f'{about["batch_size"]} images' if about['batch_size'] > 1 else 'an image'
         conditions = [about['device'], f'{about["threads"]} thread{"s" * (about["threads"] > 1)}', *flags]
         labels['ms'] = f'ms for {images}{size} ({", ".join(conditions)})'

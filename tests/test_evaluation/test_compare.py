@@ -3,6 +3,7 @@ import json
 import re
 
 import pytest
+from conftest import DEMO_CONFIG
 from mmdet.datasets import CocoDataset
 from tiny import load_tool
 
@@ -202,7 +203,11 @@ def test_command(adn, tmp_path, capsys):
     net, times = put_run(tmp_path / 'r50', R50, 0.374), put_latency(tmp_path / 'a.json')
     assert main([str(adn), str(net), '--latency', str(times), '--budget-ms', '48', '--out', str(out)]) == 0
     printed = capsys.readouterr().out
-    assert 'Ship TTFF' in printed and '47.50*' in printed and 'some GPU, 4 threads' in ' '.join(printed.split())
+    assert (
+        'Ship TTFF' in printed
+        and '47.50*' in printed
+        and 'some GPU, 4 threads, measured with untrained weights)' in ' '.join(printed.split())
+    )
     assert max(map(len, printed.split('Ship')[0].splitlines())) <= 80
     content = json.loads((out / 'compare.json').read_text())
     assert (content['schema'], content['kind'], content['choice']['sub_net']['skip']) == (1, 'comparison', 'TTFF')
@@ -215,6 +220,22 @@ def test_command(adn, tmp_path, capsys):
     assert f'| {R50} | – | 37.40 | 33.40 | 259.79  | – | 44.40 |' in text
     assert 'Ship TTFF' in text and '![AP against cost](compare.png)' in text and 'arXiv 2312.16392' in text
     assert (out / 'compare.png').stat().st_size > 20000
+
+
+def test_files_of_the_other_scripts(trained, tiny_options, tmp_path, capsys):
+    """What tools/test.py and tools/benchmark.py write is what is read."""
+    checkpoint, times = str(trained / 'iter_4.pth'), str(tmp_path / 'times.json')
+    argv = [DEMO_CONFIG, checkpoint, '--skip', 'TTTT']
+    assert load_tool('test').main([*argv, '--work-dir', str(tmp_path), *tiny_options]) == 0
+    assert load_tool('benchmark').main(['latency', *argv, '--rounds', '2', '--json', times, *tiny_options]) == 0
+    argv = [str(tmp_path), '--latency', times, '--budget-ms', '1e9', '--out', str(tmp_path)]
+    capsys.readouterr()
+    assert load_tool('compare').main(argv) == 0, capsys.readouterr().err
+    tested, content = (json.loads((tmp_path / f'{name}.json').read_text()) for name in ('sub_nets', 'compare'))
+    timed = json.loads((tmp_path / 'times.json').read_text())
+    for row, of_test, of_benchmark in zip(content['rows'], tested['rows'], timed['rows'], strict=True):
+        assert row.items() >= {**of_test, **of_benchmark}.items()
+    assert content['paper'] is None and content['latency'][0]['device'] == timed['run']['device']
 
 
 def test_command_says_what_is_wrong_in_one_line(adn, tmp_path, capsys):
