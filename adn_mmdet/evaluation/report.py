@@ -15,15 +15,14 @@ from rich.table import Table
 
 from ..errors import UserError
 from ..files import write_atomically
-from .plot import plot_accuracy_against_cost
+from .plot import METRICS, plot_accuracy_against_cost
 from .results import FILE_NAME, SCHEMA, read_json, read_sub_nets
 from .sub_nets import Row
 
 COLUMNS = {
     'run': 'run',
     'skip': 'skip',
-    'bbox_mAP': 'box AP',
-    'segm_mAP': 'mask AP',
+    **METRICS,
     'gmacs': 'GMACs',
     'ms': 'ms',
     'params_held_m': 'params held (M)',
