@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -100,38 +99,36 @@ def coco_dataset(dataloader: ConfigDict) -> ConfigDict:
 
 def annotation_file(dataloader: ConfigDict) -> Path | None:
     """The local annotation file of a data loader's data set; None where it names none."""
-    dataset = coco_dataset(dataloader)
-    root, name = dataset.get('data_root') or '', dataset.get('ann_file')
-    return Path(root) / name if name and '://' not in root + name else None
+    return local_file(coco_dataset(dataloader))
+
+
+def local_file(config: ConfigDict) -> Path | None:
+    """The local annotation file that the config of a data set or of a metric names, if any."""
+    root, name = config.get('data_root') or '', config.get('ann_file')
+    if not isinstance(name, str) or not name or '://' in root + name or config.get('backend_args'):
+        return None
+    return Path(root) / name
+
+
+def image_folder(dataset: ConfigDict) -> Path:
+    """Where a data set's images are."""
+    return Path(dataset.get('data_root') or '') / dataset.get('data_prefix', {}).get('img', '')
 
 
 def require_data(dataloader: ConfigDict) -> None:
-    """Make sure that a data loader's annotations and image folder are there and can be read.
+    """Make sure that a data loader's annotations and image folder are there.
+
+    What is in them, :func:`~adn_mmdet.datasets.preparation.prepare_data` looks at.
 
     Raises:
-        UserError: they are not; says which path, and the position of a fault where there is one.
+        UserError: they are not; says which path.
     """
-    path = annotation_file(dataloader)
+    dataset = coco_dataset(dataloader)
+    path = local_file(dataset)
     if path is None:
         return
-    dataset = coco_dataset(dataloader)
     help_text = COCO_HELP if 'coco' in str(path).lower() else 'check data_root and ann_file in the config'
     if not path.is_file():
         raise UserError(f'there is no annotation file {path}: {help_text}')
-    if path.suffix == '.json' and int(os.environ.get('RANK', 0)) == 0:  # one reading serves all ranks
-        _require_coco_json(path)
-    images = Path(dataset.get('data_root') or '') / dataset.get('data_prefix', {}).get('img', '')
-    if not images.is_dir():
-        raise UserError(f'there is no image folder {images}: {help_text}')
-
-
-def _require_coco_json(path: Path) -> None:
-    if not path.stat().st_size:
-        raise UserError(f'{path} is empty: get it anew')
-    try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f'{path} is not whole JSON ({error}): get it anew') from error
-    missing = {'images', 'annotations', 'categories'} - set(content if isinstance(content, dict) else ())
-    if missing:
-        raise UserError(f'{path} is not in COCO format: it lacks {", ".join(sorted(missing))}')
+    if not image_folder(dataset).is_dir():
+        raise UserError(f'there is no image folder {image_folder(dataset)}: {help_text}')

@@ -27,10 +27,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..backbones.adaptive_depth import Skip, find_backbone
 from ..checkpoints import load_for_testing, load_from_local
+from ..datasets.images import name_unreadable
+from ..datasets.preparation import prepare_data
 from ..errors import UserError
 from ..features import unwrap
 from ..files import file_sha256, write_atomically
-from ..preflight import require_data, require_writable
+from ..preflight import require_writable
 from ..skip_config import SkipConfig
 
 KEYS = {'skip', 'checkpoint_sha256', 'num_images', 'statistics'}
@@ -109,7 +111,7 @@ def recalibrate(
         raise UserError(f'--batches should be at least 1, but got {num_batches}')
     if not cfg.get('train_dataloader'):
         raise UserError(f'{cfg.filename} has no train_dataloader, whose images the norms are recalibrated on')
-    require_data(cfg.train_dataloader)
+    prepare_data(cfg, 'train')
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     detector = MODELS.build(cfg.model)
     code = SkipConfig.parse(skip, find_backbone(detector).num_stages)
@@ -120,7 +122,7 @@ def recalibrate(
     require_writable(path.parent)
     seed = cfg.get('randomness', {}).get('seed') or 0
     set_random_seed(seed)
-    loader = Runner.build_dataloader(cfg.train_dataloader, seed=seed)
+    loader = name_unreadable(Runner.build_dataloader(cfg.train_dataloader, seed=seed))
     batches = track(islice(loader, num_batches), f'Recalibrating {code}', num_batches, console=Console(stderr=True))
     statistics, num_images = estimate_statistics(detector.to(get_device()), code, batches)
     content = {'skip': str(code), 'checkpoint_sha256': file_sha256(checkpoint), 'num_images': num_images}

@@ -12,9 +12,11 @@ from mmengine.runner import Runner, ValLoop
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ..datasets.images import name_unreadable
+from ..datasets.preparation import prepare_data
 from ..errors import UserError
 from ..evaluation.run import choose_codes
-from ..preflight import require_data, require_weights
+from ..preflight import require_weights
 from .failures import explain
 from .preemption import shield_workers
 from .resume import resume as resume_from
@@ -57,9 +59,7 @@ def train(cfg: Config, resume: str | None = None, amp: bool = False, auto_scale_
     if resume or cfg.get('resume'):
         resume_from(cfg, resume or cfg.get('load_from') or 'auto')
     require_weights(cfg)
-    require_data(cfg.train_dataloader)
-    if cfg.get('val_dataloader'):
-        require_data(cfg.val_dataloader)
+    prepare_data(cfg, 'train', 'val')
     return _run(cfg)
 
 
@@ -91,7 +91,7 @@ def _is(kind: str | type | None, stock: type, registry: Registry) -> bool:
 class _Runner(Runner):
     @staticmethod
     def build_dataloader(*args: Any, **kwargs: Any) -> DataLoader:
-        return shield_workers(Runner.build_dataloader(*args, **kwargs))
+        return name_unreadable(shield_workers(Runner.build_dataloader(*args, **kwargs)))
 
 
 def _run(cfg: Config) -> nn.Module:

@@ -1,0 +1,139 @@
+"""Image files: those that are missing, cut off, or of another size than the annotations say."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import mmcv
+import numpy as np
+from mmcv.transforms import LoadImageFromFile
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from ..errors import UserError
+from .annotations import Row
+
+SAMPLE = 50
+ORIENTATION = 274  # the EXIF tag
+STARTS = b'\xff\xd8', b'\x89PNG'  # of JPEG and PNG files
+ENDS = b'\xff\xd9', b'IEND\xaeB`\x82'
+
+
+class UnreadableImageError(UserError):
+    """An image that cannot be read; a data loader's worker wraps a traceback around the line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.strip().rpartition('UnreadableImageError: ')[2])
+
+
+def require_images(folder: Path, images: Sequence[Row]) -> None:
+    """Make sure that images exist and are not empty; their content is looked at when they are read.
+
+    Raises:
+        UserError: not so; names the first.
+    """
+    sizes = {path: _num_bytes(path) for path in (os.path.join(folder, image['file_name']) for image in images)}
+    for trouble, number in (('missing', -1), ('empty', 0)):
+        bad = [path for path, size in sizes.items() if size == number]
+        if bad:
+            raise UserError(f'{len(bad)} of {len(images)} images are {trouble}, the first is {bad[0]}: get them anew')
+
+
+def _num_bytes(path: str) -> int:
+    """The size of a file; -1 where there is none."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return -1
+
+
+def compare_sizes(folder: Path, images: Sequence[Row]) -> str | None:
+    """Compare the sizes in an annotation file with a sample of the images, as mmdet reads them (rotated as EXIF says).
+
+    Returns:
+        A warning with an example, or None.
+
+    Raises:
+        UserError: an image cannot be read.
+    """
+    sample = [images[index] for index in np.linspace(0, len(images) - 1, min(SAMPLE, len(images))).astype(int)]
+    sizes = [(image, _pixels(folder / image['file_name'])) for image in sample]
+    wrong = [(image, size) for image, size in sizes if size != (image['height'], image['width'])]
+    if not wrong:
+        return None
+    image, (height, width) = wrong[0]
+    return (
+        f'{len(wrong)} of {len(sample)} images looked at have another size than the annotations say: '
+        f'{folder / image["file_name"]} is {height}×{width} (height × width), not {image["height"]}×{image["width"]}'
+    )
+
+
+def _pixels(path: Path) -> tuple[int, int]:
+    """Height and width; the image is decoded only where its header does not tell."""
+    try:
+        with Image.open(path) as image:
+            if ORIENTATION not in image.getexif():
+                return image.height, image.width
+    except OSError:  # a format that Pillow does not know, or no image at all
+        pass
+    return _read(lambda: mmcv.imread(str(path)).shape[:2], str(path))
+
+
+def name_unreadable(loader: DataLoader) -> DataLoader:
+    """Let a data loader say which image it could not read, and refuse those that are cut off; pixels are untouched."""
+    for dataset in _data_sets(loader.dataset):
+        transforms = dataset.pipeline.transforms
+        transforms[:] = [_Named(t) if isinstance(t, LoadImageFromFile) else t for t in transforms]
+    return loader
+
+
+def _data_sets(dataset: Any) -> Iterator[Any]:
+    """The data sets with a pipeline inside wrappers."""
+    inner = getattr(dataset, 'datasets', None) or [part for part in [getattr(dataset, 'dataset', None)] if part]
+    for part in inner:
+        yield from _data_sets(part)
+    if not inner and hasattr(getattr(dataset, 'pipeline', None), 'transforms'):
+        yield dataset
+
+
+class _Named:
+    """A transform that reads an image, with its path in the message where it fails."""
+
+    def __init__(self, transform: LoadImageFromFile) -> None:
+        self.transform = transform
+
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any] | None:
+        path = results.get('img_path')
+        loaded = _read(lambda: self.transform(results), path)
+        if isinstance(path, str) and os.path.isfile(path) and not self.transform.ignore_empty:
+            _require_whole(path)
+        return loaded
+
+    def __repr__(self) -> str:
+        return repr(self.transform)
+
+
+def _read(read: Callable[[], Any], path: str | None) -> Any:
+    """What ``read`` gives."""
+    try:
+        return read()
+    except Exception as error:  # of the file system, of cv2, and of mmcv, where cv2 gives nothing
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else 'it is no whole image'
+        raise UnreadableImageError(f'cannot read the image {path} ({reason}): get it anew') from error
+
+
+def _require_whole(path: str) -> None:
+    """Refuse an image that ends early, the rest of which some decoders fill with grey."""
+    with open(path, 'rb') as file:
+        start = file.read(4)
+        file.seek(-min(os.path.getsize(path), 8), os.SEEK_END)
+        if file.read().endswith(ENDS) or not start.startswith(STARTS):
+            return
+    try:
+        with Image.open(path) as image:  # what follows the end may be another's data: Pillow knows
+            image.load()
+    except OSError as error:
+        raise UnreadableImageError(f'cannot read the image {path} ({error}): get it anew') from error

@@ -1,0 +1,202 @@
+"""Looks at the data of a run before the run: says what is wrong, and puts aside the objects that no one can use."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from mmdet.datasets import CocoDataset
+from mmdet.registry import DATASETS
+from mmengine.config import Config, ConfigDict
+from mmengine.dist import broadcast_object_list, get_rank, init_dist, is_distributed
+
+from ..errors import UserError
+from ..files import write_atomically
+from ..preflight import image_folder, local_file, require_data
+from .annotations import (
+    IGNORED,
+    NOT_TRAINED_ON,
+    check_classes,
+    read_coco,
+    require_coco,
+    some,
+    sort_out,
+    summarise,
+)
+from .images import compare_sizes, require_images
+
+Result = TypeVar('Result')
+
+
+class _Split(NamedTuple):
+    """What a run reads of ``train``, ``val`` or ``test``."""
+
+    name: str
+    datasets: list[ConfigDict]  # those in COCO's format
+    metrics: list[ConfigDict]
+    with_masks: bool
+
+    def readers(self) -> dict[Path, list[ConfigDict]]:
+        """By annotation file: the configs that name it."""
+        by_file: dict[Path, list[ConfigDict]] = {}
+        for config in (*self.datasets, *self.metrics):
+            if path := local_file(config):
+                by_file.setdefault(path.resolve(), []).append(config)
+        return by_file
+
+
+def prepare_data(cfg: Config, *splits: str) -> None:
+    """Check the annotations and images that a run will read, once, and warn of what can be put up with.
+
+    Objects that mmdet or the evaluation would stumble over (:mod:`~adn_mmdet.datasets.annotations` lists them) are left
+    out: the rest is written to ``cfg.work_dir/annotations/`` and the config pointed to it. Otherwise nothing is written
+    or changed. Only data sets that are read as mmdet's CocoDataset reads them are looked into. Under a launcher rank 0
+    does the work, and all ranks learn of it.
+
+    Args:
+        cfg: a config with a work folder.
+        splits: of ``train``, ``val`` and ``test``; those that the config does not have are passed over.
+
+    Raises:
+        UserError: the data cannot be used.
+        SystemExit: on the other ranks, then.
+    """
+    present = [_read_split(cfg, name) for name in splits if cfg.get(f'{name}_dataloader')]
+    copies = _on_rank_0(cfg, lambda: [_check_split(cfg, split) for split in present])
+    for split, moved in zip(present, copies):
+        for path, readers in split.readers().items():
+            for config in readers:
+                config.ann_file = moved.get(path, config.ann_file)
+
+
+def _on_rank_0(cfg: Config, work: Callable[[], Result]) -> Result:
+    """The result of a function that rank 0 alone runs; where it fails, all ranks end."""
+    if cfg.get('launcher', 'none') != 'none' and not is_distributed():
+        init_dist(cfg.launcher, **cfg.get('env_cfg', {}).get('dist_cfg', {}))
+    if get_rank() != 0:
+        broadcast_object_list(answer := [None])
+        if answer[0] is None:
+            raise SystemExit(2)  # rank 0 says why
+        return answer[0]
+    try:
+        result = work()
+    except BaseException:
+        broadcast_object_list([None])
+        raise
+    broadcast_object_list([result])
+    return result
+
+
+def _read_split(cfg: Config, name: str) -> _Split:
+    dataloader = cfg[f'{name}_dataloader']
+    require_data(dataloader)
+    evaluator = cfg.get(f'{name}_evaluator') or []
+    metrics = list(evaluator) if isinstance(evaluator, (list, tuple)) else [evaluator]
+    datasets = [dataset for dataset in _leaves(dataloader.dataset) if _is_coco(dataset)]
+    if name == 'train':
+        metrics = []
+    return _Split(name, datasets, metrics if datasets else [], _needs_masks(cfg, name, datasets, metrics))
+
+
+def _leaves(dataset: ConfigDict) -> Iterator[ConfigDict]:
+    """The configs of the data sets inside wrappers."""
+    inner = dataset.get('datasets') or [part for part in [dataset.get('dataset')] if part]
+    for part in inner:
+        yield from _leaves(part)
+    if not inner:
+        yield dataset
+
+
+def _is_coco(dataset: ConfigDict) -> bool:
+    """Whether a data set reads its file as CocoDataset does."""
+    kind = DATASETS.get(dataset.type) if isinstance(dataset.type, str) else dataset.type
+    methods = ('load_data_list', 'parse_data_info')
+    return all(getattr(kind, method, None) is getattr(CocoDataset, method) for method in methods)
+
+
+def _needs_masks(cfg: Config, name: str, datasets: list[ConfigDict], metrics: list[ConfigDict]) -> bool:
+    if name == 'train' and _find(cfg.model, 'mask_head'):
+        return True
+    asked = [metric.get('metric') for metric in metrics]
+    return any('segm' in names for names in asked if names) or any(any(_find(d, 'with_mask')) for d in datasets)
+
+
+def _find(config: Any, key: str) -> list[Any]:
+    """All values of a key in a config."""
+    if isinstance(config, dict):
+        own = [config[key]] if config.get(key) else []
+        return own + [found for value in config.values() for found in _find(value, key)]
+    if isinstance(config, (list, tuple)):
+        return [found for value in config for found in _find(value, key)]
+    return []
+
+
+def _check_split(cfg: Config, split: _Split) -> dict[Path, str]:
+    """Check all that a split reads.
+
+    Returns:
+        By annotation file: the copy to read instead.
+    """
+    copies = {}
+    for path, readers in split.readers().items():
+        if not path.is_file():
+            raise UserError(f'there is no annotation file {path}: check ann_file in {split.name}_evaluator')
+        content = read_coco(path)
+        is_evaluated = bool(split.metrics)
+        require_coco(content, path, is_evaluated)
+        for dataset in (reader for reader in readers if reader in split.datasets):
+            _warn(check_classes(content, path, _class_names(dataset)))
+            _check_num_classes(cfg, dataset)
+            if not dataset.get('indices'):  # else not all images need to be there
+                require_images(image_folder(dataset), content['images'])
+                _warn(compare_sizes(image_folder(dataset), content['images']))
+        if is_evaluated and any(annotation['id'] == 0 for annotation in content['annotations']):
+            _warn(f'{path}: pycocotools counts an object with id 0 as missed even where it is found: start ids at 1')
+        kept, faults = sort_out(content, path, split.with_masks, is_evaluated)
+        message = f'{path}: objects that cannot be used are left out: {summarise(faults)}'
+        if faults.keys() - (IGNORED if is_evaluated else NOT_TRAINED_ON):
+            copies[path] = _write_copy(cfg, f'{split.name}_{path.name}', content | {'annotations': kept})
+            message += f'. The rest is in {copies[path]}'
+        _warn(message if faults else None)
+    return copies
+
+
+def _class_names(dataset: ConfigDict) -> Any:
+    kind = DATASETS.get(dataset.type) if isinstance(dataset.type, str) else dataset.type
+    classes = dataset.get('metainfo', {}).get('classes', kind.METAINFO['classes'])
+    if isinstance(classes, str) and os.path.isfile(classes):  # mmengine reads one name a line
+        return Path(classes).read_text(encoding='utf-8').splitlines()
+    return classes
+
+
+def _check_num_classes(cfg: Config, dataset: ConfigDict) -> None:
+    """Heads for fewer classes than there are cannot learn, those for more find classes that have no name."""
+    if dataset.get('return_classes'):  # open vocabulary
+        return
+    classes = _class_names(dataset)
+    heads = [head for name in ('bbox_head', 'mask_head') for head in _find(cfg.model, name)]
+    wrong = {number for head in heads for number in _find(head, 'num_classes')} - {len(classes)}
+    if wrong:
+        raise UserError(
+            f'num_classes is {some(sorted(wrong))} in the model, but the data set has {len(classes)} classes '
+            f'({some(classes)}): make them agree'
+        )
+
+
+def _write_copy(cfg: Config, name: str, content: dict[str, Any]) -> str:
+    path = Path(cfg.work_dir).absolute() / 'annotations' / name
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(content).encode())
+    except OSError as error:
+        raise UserError(f'cannot write {path} ({error.strerror}): give another --work-dir') from error
+    return str(path)
+
+
+def _warn(message: str | None) -> None:
+    if message:
+        warnings.warn(message, stacklevel=2)
