@@ -117,7 +117,7 @@ def plain_detector(cfg: Config, detector: nn.Module, code: SkipConfig, fuse: boo
     """
     stages = find_backbone(detector).stages
     blocks = [stage.num_mandatory if flag else len(stage) for stage, flag in zip(stages, code)]
-    plain_cfg = stock_config(cfg, blocks if any(code) else None, fuse)
+    plain_cfg = stock_config(cfg, blocks, fuse)
     model = copy.deepcopy(plain_cfg.model)
     if 'repo_or_dir' in model.backbone:
         model.backbone.update(repo_or_dir=str(HUBCONF.parent), fused=False)

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
+from mmdet.models import ResNet
 from mmengine.config import Config
 from mmengine.registry import Registry, root
 from torch import nn
@@ -14,12 +15,12 @@ HERE = '{{ fileDirname }}'  # mmengine puts the config's own folder there when i
 PACKAGE = __name__.partition('.')[0]
 
 
-def stock_config(cfg: Config, stage_blocks: Sequence[int] | None, fused: bool) -> Config:
+def stock_config(cfg: Config, stage_blocks: Sequence[int], fused: bool) -> Config:
     """Take this package out of a config.
 
     Args:
         cfg: a config whose backbone is an AdaptiveDepthResNet; it is left as it is.
-        stage_blocks: the sub-network's blocks a stage; None where they are those of mmdet's ResNet.
+        stage_blocks: the sub-network's blocks a stage.
         fused: whether its batch norms are part of its convolutions.
 
     Returns:
@@ -38,7 +39,8 @@ def stock_config(cfg: Config, stage_blocks: Sequence[int] | None, fused: bool) -
         content.pop(key, None)
     content['resume'] = False
     backbone = content['model']['backbone']
-    if stage_blocks is None and not fused:
+    _, stock_blocks = ResNet.arch_settings[backbone['depth']]
+    if tuple(stage_blocks) == stock_blocks[: len(stage_blocks)] and not fused:
         backbone['type'] = 'mmdet.ResNet'
     else:
         backbone.update(
