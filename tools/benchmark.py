@@ -13,14 +13,27 @@ from typing import Any
 import torch
 from _command import check_skip, command
 from mmdet.models import ResNet
+from mmdet.registry import MODELS
 from mmengine.config import DictAction
 from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
 from rich.console import Console
 from rich.table import Table
 
-from adn_mmdet import AdaptiveDepthResNet, SkipConfig, UserError
+from adn_mmdet import AdaptiveDepthResNet, SkipConfig, UserError, load_for_testing
+from adn_mmdet.backbones import find_backbone
 from adn_mmdet.evaluation.latency import interleaved_medians, require_positive
 from adn_mmdet.evaluation.latency_run import benchmark_latency, print_latency
+from adn_mmdet.evaluation.one_pass_time import (
+    APART,
+    BACKBONE,
+    DETECTOR,
+    TOGETHER,
+    detect_a_fixed_number,
+    initialize,
+    one_pass_calls,
+    read_batches,
+)
 from adn_mmdet.evaluation.step_time import BASE_NET, SUPER_NET, training_steps
 from adn_mmdet.files import write_atomically
 from adn_mmdet.preflight import load_config, require_writable
@@ -55,6 +68,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     latency.add_argument('--allow-untrained', action='store_true', help='skipped depths of weights without their norms')
     latency.add_argument('--allow-mismatch', action='store_true', help='weights that are missing or left over')
     latency.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides of the config')
+    one_pass = add(time_one_pass, 'one-pass', 'all depths in one pass against one by one', (400, 640), 1, 30)
+    one_pass.add_argument('config', help='config file, such as configs/mask_rcnn_r50_adn_1x_coco.py')
+    one_pass.add_argument(
+        'checkpoint', nargs='?', help='weights; without, untrained ones of one class that detect a fixed number'
+    )
+    one_pass.add_argument('--skip', default='all', help='a comma list of codes, or all')
+    one_pass.add_argument('--images', type=Path, help='a folder of images; without, noise')
     backbone = add(time_backbone, 'backbone', 'the backbone alone, and the switch of depths', (320, 320), 1, 60)
     backbone.add_argument('--depth', type=int, default=50, help='50 or 101')
     backbone.add_argument('--skip', default='FFFF,TTTT', help='codes to time')
@@ -92,6 +112,30 @@ def time_backbone(args: argparse.Namespace) -> dict[str, Any]:
     pairs = [(code, other) for other in (reference, codes[0]) for code in codes if code != other]
     ratios = {f'{code} / {other}': seconds[code] / seconds[other] for code, other in pairs}
     seconds['set_skip'] = interleaved_medians({'set_skip': switch}, args.rounds)['set_skip'] / 1000
+    return report_ratios(args, seconds, ratios)
+
+
+def time_one_pass(args: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of all depths one by one and in one pass, backbone and detector, and the ratios."""
+    cfg = load_config(args.config)
+    batches = read_batches(args.images, tuple(args.shape), args.rounds)
+    if not args.checkpoint:
+        detect_a_fixed_number(cfg)
+    init_default_scope('mmdet')
+    detector = MODELS.build(cfg.model).to(DEVICE).eval()
+    codes = SkipConfig.parse_list(args.skip, find_backbone(detector).num_stages)
+    if args.checkpoint:
+        load_for_testing(detector, args.checkpoint, codes)
+    else:
+        initialize(detector, batches[:4])
+    calls = one_pass_calls(detector, codes, batches)
+    found = calls[f'{DETECTOR}, {TOGETHER}']()
+    print(f'{found / len(codes):.1f} detections a depth in the first image')
+    seconds = interleaved_medians(calls, args.rounds, warmup=1)
+    ratios = {
+        f'{what}, {TOGETHER} / {APART}': seconds[f'{what}, {TOGETHER}'] / seconds[f'{what}, {APART}']
+        for what in (BACKBONE, DETECTOR)
+    }
     return report_ratios(args, seconds, ratios)
 
 

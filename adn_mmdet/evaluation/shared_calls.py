@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from mmdet.models.detectors import BaseDetector
+from mmdet.structures import DetDataSample
 from torch import Tensor, nn
 
 from ..backbones.adaptive_depth import find_backbone
@@ -18,7 +20,8 @@ def sharing(detector: nn.Module) -> Iterator[None]:
     """Run the sub-networks of one detector on the same images without repeating what they have in common.
 
     Stages form a tree of skip flags. In the order of :meth:`SkipConfig.all` the 16 sub-networks of ResNet-50 run 93
-    residual blocks instead of 200. For evaluation: statistics that a repeated call would update are not.
+    residual blocks instead of 200. For evaluation: norms in training mode would miss the
+    statistics of what is not run again.
 
     Args:
         detector: one with an adaptive-depth backbone; nothing stays on it.
@@ -26,6 +29,19 @@ def sharing(detector: nn.Module) -> Iterator[None]:
     laterals = getattr(getattr(detector, 'neck', None), 'lateral_convs', ())  # an FPN's; other necks share nothing
     with shared_calls([*find_backbone(detector).common_calls(), *((conv, 'forward') for conv in laterals)]):
         yield
+
+
+@contextmanager
+def preprocessed_once(detector: BaseDetector, batch: dict[str, Any]) -> Iterator[Callable[[], list[DetDataSample]]]:
+    """Give what predicts a data loader's batch, at the skip in force, as often as it is called."""
+    data = detector.data_preprocessor(batch, False)
+
+    def predict() -> list[DetDataSample]:
+        samples = [sample.clone() for sample in data['data_samples']]  # predictions are written into them
+        return detector._run_forward({**data, 'data_samples': samples}, mode='predict')
+
+    with sharing(detector):
+        yield predict
 
 
 @contextmanager

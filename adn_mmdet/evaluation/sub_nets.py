@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ..backbones.adaptive_depth import Skip, find_backbone
 from ..errors import UserError
 from ..skip_config import SkipConfig
 from .coco_metric import use_exact_metrics
-from .shared_calls import sharing
+from .shared_calls import preprocessed_once
 
 Row = dict[str, Any]
 
@@ -109,22 +110,14 @@ class SubNetLoop(BaseLoop):
                         for hook in painters:
                             hook.after_test_iter(self.runner, idx, data_batch, outputs)
 
-    @contextlib.contextmanager
-    def _predictor(self, batch: Any) -> Iterator[Callable[[], Sequence[DetDataSample]]]:
+    def _predictor(self, batch: Any) -> AbstractContextManager[Callable[[], Sequence[DetDataSample]]]:
         """What predicts a batch at the skip in force."""
         model = self.runner.model
         detector = model.module if isinstance(model, MMDistributedDataParallel) else model
-        if not isinstance(detector, BaseDetector):  # test-time augmentation: every view is preprocessed by itself
-            yield lambda: getattr(model, f'{self.mode}_step')(batch)
-            return
-        data = detector.data_preprocessor(batch, False)
-
-        def predict() -> Sequence[DetDataSample]:
-            samples = [sample.clone() for sample in data['data_samples']]  # predictions are written into them
-            return detector._run_forward({**data, 'data_samples': samples}, mode='predict')
-
-        with sharing(detector) if len(self.codes) > 1 else contextlib.nullcontext():
-            yield predict
+        if isinstance(detector, BaseDetector) and len(self.codes) > 1:
+            return preprocessed_once(detector, batch)
+        # One depth, or test-time augmentation, where every view is an image of its own.
+        return contextlib.nullcontext(lambda: getattr(model, f'{self.mode}_step')(batch))
 
     @contextlib.contextmanager
     def _at(self, code: SkipConfig) -> Iterator[None]:
