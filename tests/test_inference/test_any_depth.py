@@ -1,5 +1,4 @@
 import threading
-from functools import partial
 
 import cv2
 import mmcv
@@ -10,8 +9,7 @@ from mmdet.apis import DetInferencer, inference_detector, init_detector
 from tiny import ROOT, build, small_images, tiny_config
 
 from adn_mmdet import SkipConfig, UserError, set_skip
-from adn_mmdet.backbones.compiled import compile_stages
-from adn_mmdet.inference import AnyDepthInferencer, any_depth
+from adn_mmdet.inference import AnyDepthInferencer, strict
 
 CODES = [str(code) for code in SkipConfig.all(4)]
 
@@ -181,14 +179,11 @@ def test_a_backbone_in_half_precision(dtype):
                 assert (got.float() - wanted).norm() < 0.05 * wanted.norm()
 
 
-def test_a_compiled_model_switches_without_compiling(retinanet, image, monkeypatch):
-    monkeypatch.setattr(any_depth, 'compile_stages', partial(compile_stages, backend='eager'))
-    plain, compiled = (AnyDepthInferencer(*retinanet, 'cpu', show_progress=False, compiled=on) for on in (False, True))
-    for code in ('FFFF', 'TTTT'):  # of each stage, both graphs
-        compiled(image, skip=code)
-    with torch.compiler.set_stance('fail_on_recompile'):
-        for code in CODES:
-            assert predict(compiled, image, skip=code) == predict(plain, image, skip=code)
+def test_a_compiled_model_is_that_of_compile_stages(retinanet, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(strict, 'compile_stages', compiled.append)  # which has tests of its own
+    inferencer = AnyDepthInferencer(*retinanet, 'cpu', compiled=True)
+    assert compiled == [inferencer.model]
 
 
 def test_class_names_of_bare_weights_are_the_configs(retinanet):
@@ -214,8 +209,9 @@ def test_untrained_depths(tiny_cfg, checkpoint, image, tmp_path):
     torch.save({key: value for key, value in weights.items() if '_skip' not in key}, path)
     inferencer = AnyDepthInferencer(tiny_cfg, path, 'cpu', show_progress=False)
     assert predict(inferencer, image)[0]['skip'] == 'FFFF'
-    with pytest.raises(UserError, match='so that TTTT is untrained: run FFFF, or say allow_untrained=True'):
-        inferencer(image, skip='TTTT')
+    for arguments in (dict(skip='TTTT'), dict(budget_ms=1000)):
+        with pytest.raises(UserError, match='so that skipped depths are untrained: run FFFF, or allow them'):
+            inferencer(image, **arguments)
     inferencer.allow_untrained = True
     assert predict(inferencer, image, skip='TTTT')[0]['skip'] == 'TTTT'
 
@@ -242,6 +238,11 @@ def test_models_and_devices_that_are_not_there(checkpoint):
         AnyDepthInferencer('retinanot', checkpoint)
     with pytest.raises(UserError, match="device 'abacus' cannot be used"):
         AnyDepthInferencer('retinanet_r50_fpn_1x_coco', checkpoint, 'abacus')
+
+
+def test_a_batch_of_none(inferencer, image):
+    with pytest.raises(UserError, match='batch_size should be at least 1, but got 0'):
+        inferencer(image, batch_size=0)
 
 
 @pytest.mark.parametrize('code', ['TTT', 'TTXT', '', 'TTTTT', 3])

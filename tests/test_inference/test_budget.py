@@ -160,3 +160,4 @@ def test_a_real_calibration(inferencer):
     assert [row['skip'] for row in rows] == ['FFFF', 'TTTT'] and all(row['ms'] > 0 for row in rows)
     with pytest.raises(UserError, match='rounds should be at least 1'):
         inferencer.calibrate(input_size=(32, 32), rounds=0)
+    assert inferencer.input_size == (64, 64)
