@@ -18,7 +18,8 @@ def compile_stages(model: nn.Module, **options: Any) -> None:
 
     A stage has one graph for each way of its skip, compiled when it is first met; a code that combines known graphs
     compiles nothing, and a switch of depths costs what it did. The first other image size compiles each graph once
-    more, with free sizes. The stem is not compiled, nor are copies of the model; weights keep their names.
+    more, with free sizes. The stem is not compiled, nor are copies of the model; weights keep their names. Of a stock
+    net torch compiles the blocks, whose stage is a plain Sequential.
 
     Args:
         model: the backbone, or whatever it is in.

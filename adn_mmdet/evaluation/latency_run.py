@@ -134,7 +134,8 @@ def print_latency(report: dict[str, Any]) -> None:
     caption = (
         f'Medians of {run["rounds"]} interleaved rounds, ms a batch; 95 %: bootstrap interval of the ratio. {versions}.'
     )
-    table = Table(title=title, caption=caption + ('' if run['checkpoint_sha256'] else f'\n{UNTRAINED}'))
+    caption += '' if run['checkpoint_sha256'] else f'\n{UNTRAINED}'
+    table = Table(title=title, caption=caption, padding=0)  # all columns in 80 characters
     for heading in ('skip', *COLUMNS.values(), 'ratio', '95 %'):
         table.add_column(heading, justify='right', no_wrap=True)
     for row in rows:
