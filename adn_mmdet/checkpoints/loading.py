@@ -49,7 +49,7 @@ def require_finite(weights: Mapping[str, Tensor], source: str | os.PathLike[str]
     Raises:
         UserError: one holds a NaN or an infinity; names it and the file that it is from.
     """
-    # A sum is ten times faster than isfinite, and finite only where all of its terms are; it may overflow.
+    # A sum is several times faster than isfinite, and finite only where all of its terms are; it may overflow.
     bad = [key for key, value in weights.items() if not value.sum().isfinite() and not value.isfinite().all()]
     if bad:
         raise UserError(
