@@ -22,6 +22,8 @@ from rich.table import Table
 
 from adn_mmdet import AdaptiveDepthResNet, SkipConfig, UserError, load_for_testing
 from adn_mmdet.backbones import find_backbone
+from adn_mmdet.checkpoints.export import stage_blocks
+from adn_mmdet.checkpoints.hubconf import resnet
 from adn_mmdet.evaluation.latency import interleaved_medians, require_positive
 from adn_mmdet.evaluation.latency_run import benchmark_latency, print_latency
 from adn_mmdet.evaluation.one_pass_time import (
@@ -78,6 +80,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     backbone = add(time_backbone, 'backbone', 'the backbone alone, and the switch of depths', (320, 320), 1, 60)
     backbone.add_argument('--depth', type=int, default=50, help='50 or 101')
     backbone.add_argument('--skip', default='FFFF,TTTT', help='codes to time')
+    backbone.add_argument(
+        '--fused', action='store_true', help='each code as tools/export_sub_net.py --fuse ships it, too'
+    )
     train = add(time_training, 'train', 'a training step of ADN and of the nets it replaces', (800, 1280), 2, 20)
     train.add_argument('--config', default='faster_rcnn', help='faster_rcnn, mask_rcnn, retinanet, or an ADN config')
     return parser.parse_args(argv)
@@ -102,6 +107,10 @@ def time_backbone(args: argparse.Namespace) -> dict[str, Any]:
     images = torch.rand(args.batch_size, 3, *args.shape, device=DEVICE)
     reference = f'stock ResNet-{args.depth}'
     functions = {reference: partial(stock, images)} | {code: partial(adaptive, images, code) for code in codes}
+    for code in codes if args.fused else ():
+        exported = resnet(args.depth, stage_blocks(adaptive, SkipConfig.parse(code)), fused=True).to(DEVICE)
+        exported.eval()
+        functions[f'{code}, fused'] = partial(exported, images)
     with torch.inference_mode():
         seconds = interleaved_medians(functions, args.rounds)
 
@@ -110,6 +119,7 @@ def time_backbone(args: argparse.Namespace) -> dict[str, Any]:
             adaptive.set_skip('TFTF')
 
     pairs = [(code, other) for other in (reference, codes[0]) for code in codes if code != other]
+    pairs += [(f'{code}, fused', code) for code in codes if args.fused]
     ratios = {f'{code} / {other}': seconds[code] / seconds[other] for code, other in pairs}
     seconds['set_skip'] = interleaved_medians({'set_skip': switch}, args.rounds)['set_skip'] / 1000
     return report_ratios(args, seconds, ratios)

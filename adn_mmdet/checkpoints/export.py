@@ -17,7 +17,7 @@ from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..backbones.adaptive_depth import find_backbone
+from ..backbones.adaptive_depth import AdaptiveDepthBackbone, find_backbone
 from ..backbones.resnet import AdaptiveDepthResNet
 from ..errors import UserError
 from ..evaluation.recalibration import load_norms
@@ -115,9 +115,7 @@ def plain_detector(cfg: Config, detector: nn.Module, code: SkipConfig, fuse: boo
     Raises:
         UserError: there is nothing to fuse.
     """
-    stages = find_backbone(detector).stages
-    blocks = [stage.num_mandatory if flag else len(stage) for stage, flag in zip(stages, code)]
-    plain_cfg = stock_config(cfg, blocks, fuse)
+    plain_cfg = stock_config(cfg, stage_blocks(find_backbone(detector), code), fuse)
     model = copy.deepcopy(plain_cfg.model)
     if 'repo_or_dir' in model.backbone:
         model.backbone.update(repo_or_dir=str(HUBCONF.parent), fused=False)
@@ -128,6 +126,11 @@ def plain_detector(cfg: Config, detector: nn.Module, code: SkipConfig, fuse: boo
             raise UserError(f'--fuse: this backbone has no batch norm ({model.backbone.norm_cfg}), leave --fuse out')
         fuse_conv_bn(plain.backbone)
     return plain_cfg, plain.eval().requires_grad_(False)
+
+
+def stage_blocks(backbone: AdaptiveDepthBackbone, code: SkipConfig) -> list[int]:
+    """How many blocks of each stage run at ``code``."""
+    return [stage.num_mandatory if flag else len(stage) for stage, flag in zip(backbone.stages, code)]
 
 
 def sub_net_weights(detector: nn.Module, code: SkipConfig) -> dict[str, Tensor]:
