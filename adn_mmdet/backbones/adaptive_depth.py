@@ -171,4 +171,5 @@ def set_skip(model: nn.Module, skip: Skip) -> None:
     Raises:
         UserError: ``skip`` is not a code of the backbone, or there is no adaptive-depth backbone.
     """
-    find_backbone(model).set_skip(skip)
+    backbone = getattr(model, 'backbone', None)  # a detector's own: looking through all modules takes 50 times as long
+    (backbone if isinstance(backbone, AdaptiveDepthBackbone) else find_backbone(model)).set_skip(skip)

@@ -16,7 +16,7 @@ from ..backbones import AdaptiveDepthBackbone, find_backbone
 from ..backbones.adaptive_depth import Skip
 from ..errors import UserError
 from ..evaluation.complexity import default_input_size
-from ..evaluation.pareto import Point, best_under_budget
+from ..evaluation.pareto import Point, best_under_budget, pareto_front
 from ..files import file_sha256
 from ..skip_config import SkipConfig
 from .calibration import cache_folder, calibrate
@@ -69,7 +69,7 @@ class AnyDepthInferencer(StrictInferencer):
         self.cache_dir = Path(cache_dir) if cache_dir else cache_folder()
         self.input_size = default_input_size(self.cfg)
         self.worth = self._worth_of_depths(sub_nets, metric)
-        self.latencies: dict[int, dict[str, float]] = {}  # by batch size: ms by code
+        self.fronts: dict[int, list[Point]] = {}  # by batch size: the depths worth running
         self._calibrating = threading.Lock()
 
     def __call__(
@@ -159,17 +159,16 @@ class AnyDepthInferencer(StrictInferencer):
             )
             rows = calibrate(self.model, list(self.worth), run, self.cfg.model, self.cache_dir)
             self.input_size = size
-            self.latencies[batch_size] = {row['skip']: row['ms'] for row in rows}
+            worth = {str(code): value for code, value in self.worth.items()}
+            self.fronts[batch_size] = pareto_front(Point(row['ms'], worth[row['skip']], row['skip']) for row in rows)
         return rows
 
     def _best_within(self, budget_ms: float, batch_size: int) -> SkipConfig:
         if not isinstance(budget_ms, (int, float)) or not budget_ms > 0:
             raise UserError(f'budget_ms should be a positive number of milliseconds, but got {budget_ms!r}')
-        if batch_size not in self.latencies:
+        if batch_size not in self.fronts:
             self.calibrate(batch_size=batch_size)
-        latencies = self.latencies[batch_size]
-        points = [Point(latencies[str(code)], worth, str(code)) for code, worth in self.worth.items()]
-        return SkipConfig.parse(best_under_budget(points, budget_ms).skip)
+        return SkipConfig.parse(best_under_budget(self.fronts[batch_size], budget_ms).skip)
 
     def _worth_of_depths(self, sub_nets: str | os.PathLike[str] | None, metric: str) -> dict[SkipConfig, float]:
         if sub_nets is None:
