@@ -93,7 +93,6 @@ def _on_rank_0(cfg: Config, work: Callable[[], Result]) -> Result:
 
 def _read_split(cfg: Config, name: str) -> _Split:
     dataloader = cfg[f'{name}_dataloader']
-    require_data(dataloader)
     evaluator = cfg.get(f'{name}_evaluator') or []
     metrics = list(evaluator) if isinstance(evaluator, (list, tuple)) else [evaluator]
     datasets = [dataset for dataset in _leaves(dataloader.dataset) if _is_coco(dataset)]
@@ -141,10 +140,13 @@ def _check_split(cfg: Config, split: _Split) -> dict[Path, str]:
     Returns:
         By annotation file: the copy to read instead.
     """
+    require_data(cfg[f'{split.name}_dataloader'])
     copies = {}
     for path, readers in split.readers().items():
         if not path.is_file():
-            raise UserError(f'there is no annotation file {path}: check ann_file in {split.name}_evaluator')
+            raise UserError(
+                f'there is no annotation file {path}: check {split.name}_evaluator and {split.name}_dataloader'
+            )
         content = read_coco(path)
         is_evaluated = bool(split.metrics)
         require_coco(content, path, is_evaluated)

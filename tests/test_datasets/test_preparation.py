@@ -17,6 +17,7 @@ from pycocotools import mask as coco_mask
 from test_datasets.test_annotations import FAULTS
 
 from adn_mmdet import UserError
+from adn_mmdet.datasets import preparation
 from adn_mmdet.datasets.annotations import IGNORED, NO_SIZE, NOT_TRAINED_ON, OUTSIDE
 from adn_mmdet.datasets.preparation import prepare_data
 from adn_mmdet.preflight import load_config
@@ -234,7 +235,7 @@ def test_other_formats_are_not_looked_into(cfg, tmp_path):
 
 def test_an_evaluators_file_that_is_missing(cfg, tmp_path):
     cfg.test_evaluator.ann_file = str(tmp_path / 'gone.json')
-    with pytest.raises(UserError, match='there is no annotation file .*gone.json: check ann_file in test_evaluator'):
+    with pytest.raises(UserError, match='there is no annotation file .*gone.json: check test_evaluator'):
         prepare_data(cfg, 'test')
 
 
@@ -244,3 +245,24 @@ def test_a_copy_that_cannot_be_written(cfg, tmp_path):
         content['annotations'][0]['segmentation'] = []
     with pytest.raises(UserError, match='cannot write .*run/annotations/.*give another --work-dir'):
         prepare_data(cfg, 'train')
+
+
+def test_other_ranks_do_as_rank_0_says(cfg, tmp_path, monkeypatch):
+    file = file_of(tmp_path, 'train').resolve()
+    file.write_text('not read by them')
+    monkeypatch.setattr(preparation, 'get_rank', lambda: 1)
+    for said, ends in (([{file: 'copy.json'}], False), (None, True)):
+        monkeypatch.setattr(preparation, 'broadcast_object_list', lambda answer: answer.__setitem__(0, said))  # noqa: B023
+        with pytest.raises(SystemExit, match='2') if ends else contextlib.nullcontext():
+            prepare_data(cfg, 'train')
+    assert cfg.train_dataloader.dataset.ann_file == 'copy.json'
+
+
+def test_rank_0_tells_the_others_before_it_fails(cfg, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(preparation, 'broadcast_object_list', told.append)
+    prepare_data(cfg, 'train')
+    file_of(tmp_path, 'train').write_text('')
+    with pytest.raises(UserError, match='is empty'):
+        prepare_data(cfg, 'train')
+    assert told == [[[{}]], [None]]
