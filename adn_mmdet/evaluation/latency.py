@@ -138,9 +138,10 @@ def measure_latency(
     images = noise.to(device, memory_format=memory_format)
     predict = partial(detector, images, _data_samples(batch_size, input_size), mode='predict')
     was_training = detector.training
+    on_device = torch.cuda.device(device) if device.type == 'cuda' else nullcontext()
     detector.eval()
     try:
-        with _timed_parts(detector, device) as spans, torch.no_grad(), autocast(device, amp):
+        with on_device, _timed_parts(detector, device) as spans, torch.no_grad(), autocast(device, amp):
             names: list[str | None] = [None] if codes is None else [str(code) for code in codes]
             calls = {name: partial(_time_call, predict, detector, name, spans) for name in names}
             seconds = interleave(calls, rounds, warmup)

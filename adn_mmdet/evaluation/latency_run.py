@@ -87,13 +87,19 @@ def benchmark_latency(
     if compiled:
         compile_stages(model)
     settings: dict[str, Any] = dict(
-        input_size=tuple(shape or default_input_size(cfg)),
+        input_size=list(shape or default_input_size(cfg)),
         batch_size=batch_size,
         rounds=rounds,
         amp=amp,
         channels_last=channels_last,
     )
-    rows = measure_latency(model, codes, **settings)
+    try:
+        rows = measure_latency(model, codes, **settings)
+    except torch._dynamo.exc.BackendCompilerFailed as error:
+        reason = str(error.inner_exception).splitlines()[0]
+        raise UserError(
+            f'torch.compile failed ({reason}): it needs a C++ compiler such as g++; or leave --compile out'
+        ) from error
     run = dict(
         name=Path(cfg.filename).stem,
         config=cfg.filename,

@@ -1,10 +1,12 @@
 import json
+from functools import partial
 
 import pytest
 import torch
 from test_tools import fails
 from tiny import build, load_tool, tiny_config
 
+from adn_mmdet.backbones.compiled import compile_stages
 from adn_mmdet.evaluation import latency_run
 from adn_mmdet.files import file_sha256
 
@@ -81,6 +83,12 @@ def test_a_compiled_net_without_depths(main, tmp_path, capsys, monkeypatch):
     assert [row['skip'] for row in content['rows']] == [None] and content['run']['compile']
     assert [type(model).__name__ for model in compiled] == ['RetinaNet']
     fails(main, [*argv, '--skip', 'all'], capsys, 'ShallowResNet has no depth to choose')
+
+    def no_compiler(graph, inputs):
+        raise RuntimeError('no g++')
+
+    monkeypatch.setattr(latency_run, 'compile_stages', partial(compile_stages, backend=no_compiler))
+    fails(main, [*argv, '--compile'], capsys, 'torch.compile failed (no g++): it needs a C++ compiler')
 
 
 def test_mistakes(main, config, checkpoint, tmp_path, capsys):
