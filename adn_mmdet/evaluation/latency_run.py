@@ -146,7 +146,7 @@ def print_latency(report: dict[str, Any]) -> None:
         table.add_column(heading, justify='right', no_wrap=True)
     for row in rows:
         ratios = f'{row["ratio"]:.3f}', f'{row["ratio_low"]:.2f}–{row["ratio_high"]:.2f}'
-        table.add_row(row['skip'] or '–', *(f'{row[name]:.4g}' for name in COLUMNS), *ratios)
+        table.add_row(row['skip'] or '–', *(f'{row[name]:.2f}' for name in COLUMNS), *ratios)
     Console(file=sys.stdout).print(table)
 
 
