@@ -135,7 +135,7 @@ def print_latency(report: dict[str, Any]) -> None:
     versions = ', '.join(f'{name} {version}' for name, version in run['versions'].items())
     switches = ''.join(f', {name}' for name in ('amp', 'channels_last', 'compile') if run[name])
     title = (
-        f'{run["name"]}, {run["batch_size"]}×3×{height}×{width}, {run["device"]}, {run["threads"]} threads{switches}'
+        f'{run["name"]}, {run["batch_size"]}×3×{height}×{width}, {run["device"]}, threads: {run["threads"]}{switches}'
     )
     caption = (
         f'Medians of {run["rounds"]} interleaved rounds, ms a batch; 95 %: bootstrap interval of the ratio. {versions}.'
