@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 import cv2
 import numpy as np
 
+from ..errors import UserError
 from ..files import write_atomically
 
 WRITABLE = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')  # others become .png
@@ -44,6 +46,20 @@ def picture_name(image: str | np.ndarray, number: int) -> str:
         return f'{number:08d}.jpg'
     name = PurePosixPath(urlsplit(image).path if '://' in image else os.path.basename(image)).name
     return name if name.lower().endswith(WRITABLE) else f'{name}.png'
+
+
+def require_names_apart(images: Sequence[str | np.ndarray]) -> None:
+    """Make sure that no picture would overwrite another one's file.
+
+    Raises:
+        UserError: two images have the same name.
+    """
+    seen: dict[str, str | np.ndarray] = {}
+    for number, image in enumerate(images):
+        name = picture_name(image, number)
+        if name in seen:
+            raise UserError(f'{seen[name]} and {image} would both be drawn to {name}: detect on them one by one')
+        seen[name] = image
 
 
 def write_picture(path: Path, picture: np.ndarray) -> None:

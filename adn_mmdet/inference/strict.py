@@ -6,6 +6,7 @@ import math
 import os
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -26,7 +27,7 @@ from ..errors import UserError
 from ..precision import autocast, require_amp
 from ..preflight import coco_dataset, load_config
 from .inputs import Image, list_inputs, naming_what_fails
-from .pictures import draw_label, picture_name, write_picture
+from .pictures import draw_label, picture_name, require_names_apart, write_picture
 from .video import Video, VideoWriter
 
 
@@ -115,12 +116,21 @@ class StrictInferencer(DetInferencer):
             raise UserError(f'batch_size should be at least 1, but got {batch_size}')
         images = self._inputs_to_list(inputs)
         video: AbstractContextManager[VideoWriter | None] = nullcontext()
-        if isinstance(images, Video) and out_dir and not no_save_vis:
-            video = VideoWriter(Path(out_dir) / 'vis' / f'{images.name}.mp4', images.fps)
+        if out_dir and not no_save_vis:
+            if isinstance(images, Video):
+                video = VideoWriter(Path(out_dir) / 'vis' / f'{images.name}.mp4', images.fps)
+            else:
+                require_names_apart(images)
         with video as writer:
-            return super().__call__(
+            results = super().__call__(
                 images, batch_size, out_dir=os.fspath(out_dir), no_save_vis=no_save_vis, video=writer, **kwargs
             )
+        if len(results['predictions']) < len(images):  # OpenCV just stops
+            warnings.warn(
+                f'{len(results["predictions"])} of {len(images)} frames could be read: the video may be cut off',
+                stacklevel=2,
+            )
+        return results
 
     def _init_model(self, cfg: Config, weights: str | None, device: str = 'cpu') -> nn.Module:
         if weights is None:

@@ -1,3 +1,4 @@
+import shutil
 import threading
 
 import cv2
@@ -10,6 +11,7 @@ from tiny import ROOT, build, small_images, tiny_config
 
 from adn_mmdet import SkipConfig, UserError, set_skip
 from adn_mmdet.inference import AnyDepthInferencer, strict
+from adn_mmdet.inference.video import Video
 
 CODES = [str(code) for code in SkipConfig.all(4)]
 
@@ -85,6 +87,13 @@ def test_a_video_becomes_an_annotated_video(inferencer, video, tmp_path):
         assert np.abs(given[32:].astype(int) - got[32:]).mean() < 12
 
 
+def test_a_video_that_is_cut_off_is_a_warning(inferencer, video):
+    cut = Video(video)
+    cut._frame_cnt = 9
+    with pytest.warns(UserWarning, match='4 of 9 frames could be read'):
+        assert len(inferencer(cut, batch_size=4)['predictions']) == 4
+
+
 def test_a_video_that_fails_leaves_nothing(inferencer, video, tmp_path, monkeypatch):
     forward, calls = inferencer.forward, []
 
@@ -113,6 +122,13 @@ def test_pictures_have_the_right_colours_and_a_label(inferencer, image, tmp_path
     assert np.array_equal(cv2.imread(str(tmp_path / 'vis' / names[0]))[..., ::-1], pictures[0])
     assert inferencer(array, no_save_pred=False, no_save_vis=True, out_dir=tmp_path)['visualization'] == []
     assert (tmp_path / 'preds' / '0.json').exists()
+
+
+def test_no_picture_overwrites_another(inferencer, image, tmp_path):
+    other = shutil.copy(image, tmp_path)
+    with pytest.raises(UserError, match=r'would both be drawn to \d+\.png: detect on them one by one'):
+        inferencer([image, other], out_dir=tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
 
 
 def test_threads_with_their_own_skips_never_mix(inferencer, shapes):
