@@ -24,7 +24,7 @@ from ..evaluation.recalibration import load_norms
 from ..files import file_sha256, write_atomically
 from ..preflight import coco_dataset, require_writable
 from ..skip_config import SkipConfig
-from .graphs import to_exported_program, to_onnx
+from .graphs import require_graph, to_exported_program, to_onnx
 from .loading import load_for_testing
 from .safe_loading import load_from_local
 from .stock_config import HERE, stock_config
@@ -67,13 +67,13 @@ def export_sub_net(
     """
     folder = _require_free(out)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
-    detector = MODELS.build(cfg.model)
+    detector = MODELS.build(copy.deepcopy(cfg.model))  # mmdet's constructors pop entries
     backbone = find_backbone(detector)
     if type(backbone) is not AdaptiveDepthResNet:
         raise UserError(f'{type(backbone).__name__} cannot be exported: only AdaptiveDepthResNet can')
     code = SkipConfig.parse(skip, backbone.num_stages)
-    if (onnx or torch_export) and not getattr(detector, 'with_neck', False):
-        raise UserError(f'{type(detector).__name__} has no neck: leave --onnx and --torch-export out')
+    if onnx or torch_export:
+        require_graph(detector)
     content = load_from_local(checkpoint, map_location='cpu')
     load_for_testing(detector, checkpoint, [code], allow_untrained, checkpoint=content)
     if norms:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import warnings
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
+
+from ..errors import UserError
 
 # Sizes that no level of the pyramid shares and none of which is 1, so that the trace takes none for a constant.
 EXAMPLE = (2, 3, 160, 224)
@@ -25,6 +28,22 @@ class _FeatureExtractor(nn.Module):
         return self.neck(self.backbone(images))
 
 
+def require_graph(detector: nn.Module) -> None:
+    """Refuse what neither ONNX nor torch.export can express.
+
+    Raises:
+        UserError: there is no neck, or it or the backbone runs an operator of mmcv's own.
+    """
+    if not getattr(detector, 'with_neck', False):
+        raise UserError(f'{type(detector).__name__} has no neck: leave --onnx and --torch-export out')
+    for module in _FeatureExtractor(detector).modules():
+        if type(module).__module__.startswith('mmcv.ops'):
+            raise UserError(
+                f'{type(module).__name__} runs an operator of mmcv, which neither ONNX nor torch.export has: '
+                'leave --onnx and --torch-export out'
+            )
+
+
 def to_onnx(detector: nn.Module) -> bytes:
     """Export backbone and neck to ONNX (opset 17).
 
@@ -33,7 +52,12 @@ def to_onnx(detector: nn.Module) -> bytes:
 
     Returns:
         An ONNX file: ``images`` (N, 3, H, W), already preprocessed, to ``feat0``, ``feat1`` …, the neck's outputs.
+
+    Raises:
+        UserError: the package onnx is not installed.
     """
+    if find_spec('onnx') is None:
+        raise UserError('--onnx needs the package onnx: pip install onnx')
     model = _FeatureExtractor(detector).eval()
     example = torch.zeros(EXAMPLE)
     with torch.no_grad():

@@ -6,7 +6,7 @@ from tiny import build, tiny_config
 
 from adn_mmdet import SkipConfig, UserError
 from adn_mmdet.checkpoints.export import export_sub_net, plain_detector
-from adn_mmdet.checkpoints.graphs import to_exported_program, to_onnx
+from adn_mmdet.checkpoints.graphs import require_graph, to_exported_program, to_onnx
 
 SIZES = [(1, 3, 64, 64), (2, 3, 96, 128), (3, 3, 70, 101), (1, 3, 32, 32)]  # one pixel at the last level
 
@@ -52,6 +52,7 @@ def test_torch_export_at_any_batch_and_size():
 
 
 def test_files_of_the_tool(tmp_path, monkeypatch):
+    pytest.importorskip('onnx')
     cfg = tiny_config()
     torch.save(build(cfg).state_dict(), tmp_path / 'weights.pth')
     monkeypatch.setattr('adn_mmdet.checkpoints.export.to_exported_program', lambda detector: b'program')
@@ -62,7 +63,19 @@ def test_files_of_the_tool(tmp_path, monkeypatch):
     assert files[3].read_bytes() == b'program'
     _, fused = plain_detector(cfg, build(cfg), SkipConfig.base_net(4), fuse=True)
     assert files[2].read_bytes() == to_onnx(fused)
-    cfg = tiny_config('retinanet')
-    cfg.model.neck = None
+
+
+def test_what_no_graph_can_express():
+    detector = build(tiny_config('retinanet'))
+    detector.neck = None
     with pytest.raises(UserError, match='RetinaNet has no neck: leave --onnx and --torch-export out'):
-        export_sub_net(cfg, tmp_path / 'weights.pth', 'TTTT', tmp_path / 'other', onnx=True)
+        require_graph(detector)
+    dcn = dict(dcn=dict(type='DCNv2', deform_groups=1), stage_with_dcn=(False, True, True, True))
+    with pytest.raises(UserError, match='ModulatedDeformConv2dPack runs an operator of mmcv'):
+        require_graph(build(tiny_config(**dcn)))
+
+
+def test_onnx_is_not_installed(monkeypatch):
+    monkeypatch.setattr('adn_mmdet.checkpoints.graphs.find_spec', lambda name: None)
+    with pytest.raises(UserError, match='--onnx needs the package onnx: pip install onnx'):
+        to_onnx(build(tiny_config()))
