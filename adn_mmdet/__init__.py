@@ -4,7 +4,7 @@ from .stack import require_stack
 
 require_stack()
 
-from .backbones import AdaptiveDepthResNet, ShallowResNet, set_skip  # noqa: E402
+from .backbones import AdaptiveDepthResNet, ShallowResNet, compile_stages, set_skip  # noqa: E402
 from .checkpoints import load_for_testing  # noqa: E402
 from .distillation import SkipAwareDistillationHook  # noqa: E402
 from .errors import UserError  # noqa: E402
@@ -31,6 +31,7 @@ __all__ = [
     'SubNetTestLoop',
     'SubNetValLoop',
     'UserError',
+    'compile_stages',
     'extract_feats',
     'load_for_testing',
     'load_norms',

@@ -1,10 +1,12 @@
 from .adaptive_depth import AdaptiveDepthBackbone, find_backbone, num_mandatory, set_skip
+from .compiled import compile_stages
 from .resnet import AdaptiveDepthResNet, ShallowResNet
 
 __all__ = [
     'AdaptiveDepthBackbone',
     'AdaptiveDepthResNet',
     'ShallowResNet',
+    'compile_stages',
     'find_backbone',
     'num_mandatory',
     'set_skip',
