@@ -210,9 +210,10 @@ def test_training_that_cannot_be_distilled_is_one_line(tiny_options, tmp_path, c
 
 
 def test_benchmark_prints_ratios(capsys):
-    assert load_tool('benchmark').main(['backbone', '--shape', '32', '32', '--rounds', '2', '--skip', 'FFFF,TTTT']) == 0
+    options = ['--shape', '32', '32', '--rounds', '2', '--skip', 'FFFF,TTTT', '--fused']
+    assert load_tool('benchmark').main(['backbone', *options]) == 0
     printed = capsys.readouterr().out
-    assert 'stock ResNet-50' in printed and 'TTTT' in printed and 'set_skip' in printed
+    assert 'stock ResNet-50' in printed and 'TTTT, fused / TTTT' in printed and 'set_skip' in printed
 
 
 def test_report(test_main, checkpoint, tiny_options, tmp_path, capsys):

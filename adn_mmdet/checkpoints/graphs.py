@@ -65,7 +65,7 @@ def to_onnx(detector: nn.Module) -> bytes:
     axes = {name: {0: 'batch', 2: f'height_{name}', 3: f'width_{name}'} for name in ('images', *names)}
     with io.BytesIO() as file, warnings.catch_warnings():
         warnings.simplefilter('ignore')  # of the tracer, about asserts in mmdet's FPN
-        # Not dynamo=True: it takes 20 times as long and two more packages, for the same graph.
+        # Not dynamo=True: it takes 20 times as long and needs onnxscript, for the same graph.
         torch.onnx.export(
             model,
             (example,),
