@@ -23,7 +23,7 @@ setup(
     extras_require={
         'tests': ['pytest'],
         'weights': ['gdown'],
-        'onnx': ['onnx', 'onnxruntime', 'onnxscript'],
-        'dev': ['gdown', 'mypy', 'onnx', 'onnxruntime', 'onnxscript', 'pytest', 'ruff'],
+        'onnx': ['onnx'],
+        'dev': ['gdown', 'mypy', 'onnx', 'onnxruntime', 'pytest', 'ruff'],
     },
 )
