@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+from collections.abc import Collection
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -16,12 +17,14 @@ from typing import Any
 from matplotlib.figure import Figure
 from mmengine.config import Config
 from mmengine.runner import Runner
-from scipy.stats import ttest_ind
+from scipy.stats import ttest_ind, ttest_rel
 
 import adn_mmdet
 
 HERE = Path(__file__).parent
-CONFIG = HERE.parent / 'configs/ablations/faster_rcnn_narrow_adn_bccd.py'
+CONFIGS = HERE.parent / 'configs/ablations'
+# By what comes before the colon in a row's name.
+SETTINGS = {'P3': 'faster_rcnn_narrow_p3_adn_bccd.py', 'person': 'mask_rcnn_narrow_adn_coco_person.py'}
 RESULTS, PLOT = HERE / 'ablations.json', HERE / 'ablations.png'
 SGD = dict(
     optim_wrapper=dict(
@@ -66,7 +69,36 @@ ROWS: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
     'width 2: std_spatial x10': (net(2), dict(STD_SPATIAL, kd_weight=10.0)),
     'width 16: R50': (net(16, **R50), None),
     'width 16: R50-Base': (net(16, **R50_BASE), None),
+    'P3: R50': (net(2, **R50), None),
+    'P3: R50-Base': (net(2, **R50_BASE), None),
+    'P3: none': ({}, dict(kd_weight=0.0)),
+    'P3: plain': ({}, {}),
+    'P3: std_spatial x10': ({}, dict(STD_SPATIAL, kd_weight=10.0)),
+    'P3: prediction': ({}, PREDICTION),
+    'P3: plain, no truth': ({}, dict(gt_weight=0.0)),
+    'P3: std_spatial x10, no truth': ({}, dict(STD_SPATIAL, kd_weight=10.0, gt_weight=0.0)),
+    'person: R50': (net(2, **R50), None),
+    'person: R50-Base': (net(2, **R50_BASE), None),
 }
+
+
+def test_on_both_sets(cfg: Config) -> None:
+    """Let ``cfg`` test on BCCD's validation and test images together, 159 in place of 87."""
+    both: dict[str, list[dict[str, Any]]] = dict(images=[], annotations=[])
+    for number, split in enumerate(('val', 'test')):
+        found = json.loads(Path(cfg.data_root, f'annotations/instances_{split}.json').read_text())
+        both['categories'] = found['categories']
+        for image in found['images']:
+            image.update(id=2 * image['id'] + number, file_name=f'{split}/{image["file_name"]}')
+        for box in found['annotations']:
+            box.update(id=2 * box['id'] + number, image_id=2 * box['image_id'] + number)
+        both['images'] += found['images']
+        both['annotations'] += found['annotations']
+    path = Path(cfg.work_dir, 'val_test.json').absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(both))
+    cfg.test_dataloader.dataset.update(ann_file=str(path), data_prefix=dict(img=''))
+    cfg.test_evaluator.ann_file = str(path)
 
 
 def train(row: str, seed: int) -> dict[str, Any]:
@@ -74,10 +106,12 @@ def train(row: str, seed: int) -> dict[str, Any]:
 
     Returns:
         ``row``, ``seed``, box AP in percent by code (``alone`` for a net that is trained alone), and the mean of
-        ``kd.to_task`` over the last 50 iterations.
+        ``kd.to_task`` over the last 50 iterations; ``more`` by code, where there are masks their AP, and where the
+        config is ``classwise`` that of every class.
     """
     changes, settings = ROWS[row]
-    cfg = Config.fromfile(str(CONFIG))
+    setting = row.split(':')[0]
+    cfg = Config.fromfile(str(CONFIGS / SETTINGS.get(setting, 'faster_rcnn_narrow_adn_bccd.py')))
     if settings is None:
         del cfg.model.backbone['skip']
         cfg.custom_hooks = []
@@ -88,28 +122,37 @@ def train(row: str, seed: int) -> dict[str, Any]:
     cfg.randomness = dict(seed=seed)
     cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
     cfg.test_evaluator.type = 'ExactCocoMetric'
+    if setting == 'P3':
+        test_on_both_sets(cfg)
     cfg.visualizer.name = cfg.work_dir
     runner = Runner.from_cfg(cfg)
     runner.train()
-    ap = {}
+    ap, more = {}, {}
     for code in ('alone',) if settings is None else ('FFFF', 'TTTT'):
         if settings is not None:
             adn_mmdet.set_skip(runner.model, code)
-        ap[code] = round(100 * runner.test()['coco/bbox_mAP'], 3)
+        metrics = {name.removeprefix('coco/'): round(100 * value, 3) for name, value in runner.test().items()}
+        ap[code] = metrics['bbox_mAP']
+        more[code] = {name: ap for name, ap in metrics.items() if name == 'segm_mAP' or name.endswith('_precision')}
     ratio = runner.message_hub.log_scalars.get('train/kd.to_task')
-    return dict(row=row, seed=seed, ap=ap, kd_to_task=ratio and float(ratio.mean(50)))
+    return dict(row=row, seed=seed, ap=ap, kd_to_task=ratio and float(ratio.mean(50)), more=more)
 
 
-def by_row(results: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
-    """AP of all seeds, by row and by code."""
-    rows: dict[str, dict[str, list[float]]] = {row: {} for row in ROWS if any(r['row'] == row for r in results)}
+def by_row(results: list[dict[str, Any]]) -> dict[str, dict[str, dict[int, float]]]:
+    """Box AP by row, by code and by seed."""
+    rows: dict[str, dict[str, dict[int, float]]] = {row: {} for row in ROWS if any(r['row'] == row for r in results)}
     for result in results:
         for code, value in result['ap'].items():
-            rows[result['row']].setdefault(code, []).append(value)
+            rows[result['row']].setdefault(code, {})[result['seed']] = value
     return rows
 
 
-def interval(values: list[float]) -> str:
+def mask_ap(result: dict[str, Any]) -> dict[str, float]:
+    """Mask AP by code, of a net that has masks."""
+    return {code: more['segm_mAP'] for code, more in result.get('more', {}).items() if 'segm_mAP' in more}
+
+
+def interval(values: Collection[float]) -> str:
     """Mean and, of several seeds, their standard deviation."""
     return f'{mean(values):.1f}' + (f' ± {stdev(values):.1f} ({len(values)})' if len(values) > 1 else ' (1)')
 
@@ -124,38 +167,59 @@ CONTRASTS = [
     (['width 2: none', 'width 2: plain'], 'TTTT', 'width 2: R50-Base'),
     (['width 2: none', 'width 2: plain'], 'FFFF', 'width 2: R50'),
 ]
+# The same, seed by seed: a row at a code and another row at its code.
+PAIRS = [
+    ('P3: R50', 'alone', 'P3: R50-Base', 'alone'),
+    ('P3: none', 'TTTT', 'P3: R50-Base', 'alone'),
+    ('P3: none', 'FFFF', 'P3: R50', 'alone'),
+    *((f'P3: {form}', 'TTTT', 'P3: none', 'TTTT') for form in ('plain', 'std_spatial x10', 'prediction')),
+    *((f'P3: {form}', 'TTTT', 'P3: plain', 'TTTT') for form in ('std_spatial x10', 'prediction')),
+    ('P3: std_spatial x10, no truth', 'TTTT', 'P3: plain, no truth', 'TTTT'),
+]
 
 
-def print_contrasts(rows: dict[str, dict[str, list[float]]]) -> None:
-    """Print both means, and the interval of their difference by Welch's test."""
+def difference(test: Any) -> str:
+    """The middle of a t-test's interval, and its half."""
+    bounds = test.confidence_interval(0.95)
+    return f'{(bounds.high + bounds.low) / 2:.1f} ± {(bounds.high - bounds.low) / 2:.1f} (95 %)'
+
+
+def print_contrasts(rows: dict[str, dict[str, dict[int, float]]]) -> None:
+    """Print means, and the interval of their difference, by Welch's test or, seed by seed, by the paired one."""
     for names, code, other in CONTRASTS:
         if not {*names, other} <= rows.keys():
             continue
-        first, second = [value for name in names for value in rows[name][code]], rows[other]['alone']
+        first, second = [value for name in names for value in rows[name][code].values()], rows[other]['alone'].values()
         if min(len(first), len(second)) > 1:
-            bounds = ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
-            middle, half = (bounds.high + bounds.low) / 2, (bounds.high - bounds.low) / 2
-            print(
-                f'{", ".join(names)} at {code} {interval(first)}, {other} {interval(second)}: '
-                f'{middle:.1f} ± {half:.1f} (95 %)'
-            )
+            found = difference(ttest_ind(first, list(second), equal_var=False))
+            print(f'{", ".join(names)} at {code} {interval(first)}, {other} {interval(second)}: {found}')
+    for row, code, other, other_code in PAIRS:
+        ours, theirs = rows.get(row, {}).get(code, {}), rows.get(other, {}).get(other_code, {})
+        seeds = sorted(ours.keys() & theirs.keys())
+        if len(seeds) > 1:
+            found = difference(ttest_rel([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds]))
+            print(f'{row} at {code} - {other} at {other_code}, {len(seeds)} pairs: {found}')
 
 
 def report(results: list[dict[str, Any]]) -> None:
     """Print the table in Markdown, and draw every run as a point."""
     print('| row | super-net | base-net | KL / task |\n|---|---:|---:|---:|')
     rows = by_row(results)
+    masks = by_row([{**r, 'ap': ap} for r in results if (ap := mask_ap(r))])
     for row, ap in rows.items():
         ratios = [r['kd_to_task'] for r in results if r['row'] == row and r['kd_to_task'] is not None]
-        base = row.endswith('R50-Base')
-        cells = [ap.get('alone' if not base else '', ap.get('FFFF')), ap.get('alone' if base else '', ap.get('TTTT'))]
-        shown = [interval(values) if values else '' for values in cells]
+        codes = ('', 'alone') if row.endswith('R50-Base') else ('alone', '') if 'alone' in ap else ('FFFF', 'TTTT')
+        shown = [
+            ' / '.join(interval(aps[row][code].values()) for aps in (rows, masks) if code in aps.get(row, {}))
+            for code in codes
+        ]
         print(f'| {row} | {shown[0]} | {shown[1]} | {f"{mean(ratios):.1e}" if ratios else ""} |')
     print_contrasts(rows)
     figure = Figure(figsize=(8, 0.36 * len(rows) + 1.2), layout='tight')
     axis = figure.subplots()
     for y, ap in enumerate(rows.values()):
-        for code, values in ap.items():
+        for code, by_seed in ap.items():
+            values = list(by_seed.values())
             base = code == 'TTTT' or list(rows)[y].endswith('R50-Base')
             fill = 'white' if base else 'black'
             height = y + (0.12 if base else -0.12)
@@ -174,8 +238,9 @@ def main() -> None:
     parser.add_argument('what', choices=['train', 'report'])
     parser.add_argument('--rows', help=f'separated by semicolons, of {"; ".join(ROWS)}; default all')
     parser.add_argument('--seeds', default='0,1,2')
+    parser.add_argument('--results', type=Path, default=RESULTS, help='two processes at once need a file each')
     args = parser.parse_args()
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    results = json.loads(args.results.read_text()) if args.results.exists() else []
     if args.what == 'train':
         rows = args.rows.split(';') if args.rows else list(ROWS)
         if unknown := set(rows) - ROWS.keys():
@@ -183,7 +248,7 @@ def main() -> None:
         for row, seed in itertools.product(rows, map(int, args.seeds.split(','))):
             if not any((result['row'], result['seed']) == (row, seed) for result in results):
                 results.append(train(row, seed))
-                RESULTS.write_text(json.dumps(results, indent=1) + '\n')
+                args.results.write_text(json.dumps(results, indent=1) + '\n')
     report(results)
 
 
