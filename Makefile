@@ -28,7 +28,7 @@ demo: $(READY)
 	$(PYTHON) tools/report.py $(DEMO) --pictures $(DEMO)/pictures
 
 test: $(READY)
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n 2 --dist loadfile
 
 lint: $(READY)
 	$(PYTHON) -m ruff check .

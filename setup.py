@@ -24,6 +24,6 @@ setup(
         'tests': ['pytest'],
         'weights': ['gdown'],
         'onnx': ['onnx'],
-        'dev': ['gdown', 'mypy', 'onnx', 'onnxruntime', 'pytest', 'ruff'],
+        'dev': ['gdown', 'mypy', 'onnx', 'onnxruntime', 'pytest', 'pytest-xdist', 'ruff'],
     },
 )

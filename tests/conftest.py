@@ -9,6 +9,7 @@ from adn_mmdet.datasets import make_shapes
 
 # Layers this narrow run no faster on two threads, and much slower where another process wants the core.
 torch.set_num_threads(1)
+os.environ['OMP_NUM_THREADS'] = '1'  # for the scripts that tests start
 
 DEMO_CONFIG = str(ROOT / 'configs' / 'mask_rcnn_r50_adn_shapes.py')
 

@@ -1,10 +1,10 @@
 """SIGKILL at random moments of a training that does little but save. ``ADN_KILLS=50`` kills more often than CI does."""
 
-import multiprocessing
 import os
 import random
 import time
 
+from test_training.test_processes import PROCESSES
 from test_training.toy import toy_config
 
 from adn_mmdet import train
@@ -29,7 +29,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
     pointer, iterations, cut = tmp_path / 'last_checkpoint', 0, 0
     for kill in range(KILLS):
         before = pointer.read_text() if kill else None
-        process = multiprocessing.get_context('fork').Process(target=save_for_ever, args=(tmp_path,))
+        process = PROCESSES.Process(target=save_for_ever, args=(tmp_path,))
         process.start()
         while not pointer.exists() or pointer.read_text() == before:
             assert process.is_alive()
