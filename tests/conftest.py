@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.visualization import Visualizer
 from tiny import ROOT, load_tool
 
 from adn_mmdet.datasets import make_shapes
@@ -12,6 +13,12 @@ torch.set_num_threads(1)
 os.environ['OMP_NUM_THREADS'] = '1'  # for the scripts that tests start
 
 DEMO_CONFIG = str(ROOT / 'configs' / 'mask_rcnn_r50_adn_shapes.py')
+
+
+@pytest.fixture(autouse=True)
+def own_visualizer() -> None:
+    """mmengine paints with the visualizer that was named last in a process: not with one of an earlier test."""
+    Visualizer._instance_dict.clear()
 
 
 @pytest.fixture(scope='session')
