@@ -23,8 +23,6 @@ import adn_mmdet
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parent / 'configs/ablations'
-# By what comes before the colon in a row's name.
-SETTINGS = {'P3': 'faster_rcnn_narrow_p3_adn_bccd.py', 'person': 'mask_rcnn_narrow_adn_coco_person.py'}
 RESULTS, PLOT = HERE / 'ablations.json', HERE / 'ablations.png'
 SGD = dict(
     optim_wrapper=dict(
@@ -71,14 +69,6 @@ ROWS: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
     'width 16: R50-Base': (net(16, **R50_BASE), None),
     'P3: R50': (net(2, **R50), None),
     'P3: R50-Base': (net(2, **R50_BASE), None),
-    'P3: none': ({}, dict(kd_weight=0.0)),
-    'P3: plain': ({}, {}),
-    'P3: std_spatial x10': ({}, dict(STD_SPATIAL, kd_weight=10.0)),
-    'P3: prediction': ({}, PREDICTION),
-    'P3: plain, no truth': ({}, dict(gt_weight=0.0)),
-    'P3: std_spatial x10, no truth': ({}, dict(STD_SPATIAL, kd_weight=10.0, gt_weight=0.0)),
-    'person: R50': (net(2, **R50), None),
-    'person: R50-Base': (net(2, **R50_BASE), None),
 }
 
 
@@ -106,12 +96,12 @@ def train(row: str, seed: int) -> dict[str, Any]:
 
     Returns:
         ``row``, ``seed``, box AP in percent by code (``alone`` for a net that is trained alone), and the mean of
-        ``kd.to_task`` over the last 50 iterations; ``more`` by code, where there are masks their AP, and where the
-        config is ``classwise`` that of every class.
+        ``kd.to_task`` over the last 50 iterations; ``classes``: by code the AP of every class, where the config is
+        ``classwise``.
     """
     changes, settings = ROWS[row]
-    setting = row.split(':')[0]
-    cfg = Config.fromfile(str(CONFIGS / SETTINGS.get(setting, 'faster_rcnn_narrow_adn_bccd.py')))
+    is_p3 = row.startswith('P3')
+    cfg = Config.fromfile(str(CONFIGS / f'faster_rcnn_narrow_{"p3_" if is_p3 else ""}adn_bccd.py'))
     if settings is None:
         del cfg.model.backbone['skip']
         cfg.custom_hooks = []
@@ -122,20 +112,23 @@ def train(row: str, seed: int) -> dict[str, Any]:
     cfg.randomness = dict(seed=seed)
     cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
     cfg.test_evaluator.type = 'ExactCocoMetric'
-    if setting == 'P3':
+    if is_p3:
         test_on_both_sets(cfg)
     cfg.visualizer.name = cfg.work_dir
     runner = Runner.from_cfg(cfg)
     runner.train()
-    ap, more = {}, {}
+    ap: dict[str, float] = {}
+    classes: dict[str, dict[str, float]] = {}
     for code in ('alone',) if settings is None else ('FFFF', 'TTTT'):
         if settings is not None:
             adn_mmdet.set_skip(runner.model, code)
         metrics = {name.removeprefix('coco/'): round(100 * value, 3) for name, value in runner.test().items()}
         ap[code] = metrics['bbox_mAP']
-        more[code] = {name: ap for name, ap in metrics.items() if name == 'segm_mAP' or name.endswith('_precision')}
+        by_class = {name.removesuffix('_precision'): metrics[name] for name in metrics if name.endswith('_precision')}
+        if by_class:
+            classes[code] = by_class
     ratio = runner.message_hub.log_scalars.get('train/kd.to_task')
-    return dict(row=row, seed=seed, ap=ap, kd_to_task=ratio and float(ratio.mean(50)), more=more)
+    return dict(row=row, seed=seed, ap=ap, kd_to_task=ratio and float(ratio.mean(50)), classes=classes)
 
 
 def by_row(results: list[dict[str, Any]]) -> dict[str, dict[str, dict[int, float]]]:
@@ -145,11 +138,6 @@ def by_row(results: list[dict[str, Any]]) -> dict[str, dict[str, dict[int, float
         for code, value in result['ap'].items():
             rows[result['row']].setdefault(code, {})[result['seed']] = value
     return rows
-
-
-def mask_ap(result: dict[str, Any]) -> dict[str, float]:
-    """Mask AP by code, of a net that has masks."""
-    return {code: more['segm_mAP'] for code, more in result.get('more', {}).items() if 'segm_mAP' in more}
 
 
 def interval(values: Collection[float]) -> str:
@@ -170,11 +158,9 @@ CONTRASTS = [
 # The same, seed by seed: a row at a code and another row at its code.
 PAIRS = [
     ('P3: R50', 'alone', 'P3: R50-Base', 'alone'),
-    ('P3: none', 'TTTT', 'P3: R50-Base', 'alone'),
-    ('P3: none', 'FFFF', 'P3: R50', 'alone'),
-    *((f'P3: {form}', 'TTTT', 'P3: none', 'TTTT') for form in ('plain', 'std_spatial x10', 'prediction')),
-    *((f'P3: {form}', 'TTTT', 'P3: plain', 'TTTT') for form in ('std_spatial x10', 'prediction')),
-    ('P3: std_spatial x10, no truth', 'TTTT', 'P3: plain, no truth', 'TTTT'),
+    *((form, 'TTTT', 'none', 'TTTT') for form in WITH_TRUTH[1:]),
+    *((form, 'TTTT', 'plain', 'TTTT') for form in WITH_TRUTH[2:]),
+    ('width 2: plain', 'TTTT', 'width 2: none', 'TTTT'),
 ]
 
 
@@ -201,20 +187,28 @@ def print_contrasts(rows: dict[str, dict[str, dict[int, float]]]) -> None:
             print(f'{row} at {code} - {other} at {other_code}, {len(seeds)} pairs: {found}')
 
 
+def print_classes(results: list[dict[str, Any]]) -> None:
+    """Print the AP of every class, where a row has it."""
+    found: dict[str, list[float]] = {}
+    for result in results:
+        for code, classes in result.get('classes', {}).items():
+            for name, value in classes.items():
+                found.setdefault(f'{result["row"]} at {code}, {name}', []).append(value)
+    for title, values in found.items():
+        print(f'{title}: {interval(values)}')
+
+
 def report(results: list[dict[str, Any]]) -> None:
     """Print the table in Markdown, and draw every run as a point."""
     print('| row | super-net | base-net | KL / task |\n|---|---:|---:|---:|')
     rows = by_row(results)
-    masks = by_row([{**r, 'ap': ap} for r in results if (ap := mask_ap(r))])
     for row, ap in rows.items():
         ratios = [r['kd_to_task'] for r in results if r['row'] == row and r['kd_to_task'] is not None]
         codes = ('', 'alone') if row.endswith('R50-Base') else ('alone', '') if 'alone' in ap else ('FFFF', 'TTTT')
-        shown = [
-            ' / '.join(interval(aps[row][code].values()) for aps in (rows, masks) if code in aps.get(row, {}))
-            for code in codes
-        ]
+        shown = [interval(ap[code].values()) if code in ap else '' for code in codes]
         print(f'| {row} | {shown[0]} | {shown[1]} | {f"{mean(ratios):.1e}" if ratios else ""} |')
     print_contrasts(rows)
+    print_classes(results)
     figure = Figure(figsize=(8, 0.36 * len(rows) + 1.2), layout='tight')
     axis = figure.subplots()
     for y, ap in enumerate(rows.values()):
