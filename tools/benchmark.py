@@ -191,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     MMLogger.get_instance('benchmark', log_level='WARNING')  # else every initialised weight is a line
     report = args.run(args)
     if args.json:
-        write_atomically(args.json, (json.dumps(report, indent=2) + '\n').encode())
+        write_atomically(args.json, (json.dumps(report, indent=2, default=str) + '\n').encode())
 
 
 if __name__ == '__main__':
