@@ -52,19 +52,24 @@ class ExactCocoMetric(CocoMetric):
                 detection.pop('bbox')
         summary = io.StringIO()
         with contextlib.redirect_stdout(summary):
-            coco_eval = _evaluation_class()(self._coco_api, _load_detections(self._coco_api, detections), metric)
-            coco_eval.params.catIds = self.cat_ids
-            coco_eval.params.imgIds = self.img_ids
-            coco_eval.params.maxDets = list(self.proposal_nums)
-            coco_eval.params.iouThrs = self.iou_thrs
-            coco_eval.evaluate()
-            coco_eval.accumulate()
-            coco_eval.summarize()
+            found = _load_detections(self._coco_api, detections)
+            coco_eval = self.run_coco_eval(_evaluation_class()(self._coco_api, found, metric))
         MMLogger.get_current_instance().info(f'{metric}\n{summary.getvalue()}')
         most = self.proposal_nums[-1]
         recalls = [f'AR@{number}' for number in self.proposal_nums] + [f'AR_{size}@{most}' for size in 'sml']
         names: Sequence[str] = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l', *recalls)
         return {name: float(v) if v >= 0 else float('nan') for name, v in zip(names, coco_eval.stats)}
+
+    def run_coco_eval(self, coco_eval: COCOeval) -> COCOeval:
+        """Let an evaluation compute its 12 numbers (``stats``) with this metric's settings."""
+        coco_eval.params.catIds = self.cat_ids
+        coco_eval.params.imgIds = self.img_ids
+        coco_eval.params.maxDets = list(self.proposal_nums)
+        coco_eval.params.iouThrs = self.iou_thrs
+        coco_eval.evaluate()
+        coco_eval.accumulate()
+        coco_eval.summarize()
+        return coco_eval
 
 
 def use_exact_metrics(evaluator: ConfigDict | list[ConfigDict]) -> None:
