@@ -32,6 +32,7 @@ SGD = dict(
         clip_grad=dict(max_norm=10),
     )
 )
+NOTHING = 1e-10  # of the distillation: AdamW, whose eps is 1e-8, does not follow; less makes denormals, which are slow
 STD_SPATIAL, PREDICTION = dict(feature='std_spatial'), dict(kd_weight=0.0, prediction_weight=1.0)
 
 
@@ -65,6 +66,14 @@ ROWS: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
     'width 2: none': (net(2), dict(kd_weight=0.0)),
     'width 2: plain': (net(2), {}),
     'width 2: std_spatial x10': (net(2), dict(STD_SPATIAL, kd_weight=10.0)),
+    'width 2: nothing, no truth': (net(2), dict(kd_weight=NOTHING, gt_weight=0.0)),
+    'width 2: plain, no truth': (net(2), dict(gt_weight=0.0)),
+    'width 2: std_spatial x10, no truth': (net(2), dict(STD_SPATIAL, kd_weight=10.0, gt_weight=0.0)),
+    'width 2: prediction, no truth': (net(2), dict(PREDICTION, gt_weight=0.0)),
+    'width 2, SGD: nothing, no truth': (net(2) | SGD, dict(kd_weight=NOTHING, gt_weight=0.0)),
+    'width 2, SGD: plain, no truth': (net(2) | SGD, dict(gt_weight=0.0)),
+    'width 2, SGD: std_spatial x10, no truth': (net(2) | SGD, dict(STD_SPATIAL, kd_weight=10.0, gt_weight=0.0)),
+    'width 2, SGD: prediction, no truth': (net(2) | SGD, dict(PREDICTION, gt_weight=0.0)),
     'width 16: R50': (net(16, **R50), None),
     'width 16: R50-Base': (net(16, **R50_BASE), None),
     'P3: R50': (net(2, **R50), None),
@@ -145,22 +154,26 @@ def interval(values: Collection[float]) -> str:
     return f'{mean(values):.1f}' + (f' ± {stdev(values):.1f} ({len(values)})' if len(values) > 1 else ' (1)')
 
 
-# What docs/ablations.md compares: box AP of some rows at a code, and of one other row that is trained alone.
+# What docs/ablations.md compares: box AP of some rows at a code, their mean by seed, and of one that is trained alone.
+WITHOUT_TRUTH = [f'{form}, no truth' for form in ('nothing', 'plain', 'std_spatial x10', 'prediction')]
 WITH_TRUTH = ['none', 'plain', 'std_spatial', 'prediction']
 CONTRASTS = [
     (['R50'], 'alone', 'R50-Base'),
     (WITH_TRUTH, 'TTTT', 'R50-Base'),
     (WITH_TRUTH, 'FFFF', 'R50'),
-    (['width 2: R50'], 'alone', 'width 2: R50-Base'),
     (['width 2: none', 'width 2: plain'], 'TTTT', 'width 2: R50-Base'),
     (['width 2: none', 'width 2: plain'], 'FFFF', 'width 2: R50'),
 ]
 # The same, seed by seed: a row at a code and another row at its code.
 PAIRS = [
     ('P3: R50', 'alone', 'P3: R50-Base', 'alone'),
+    ('width 2: R50', 'alone', 'width 2: R50-Base', 'alone'),
     *((form, 'TTTT', 'none', 'TTTT') for form in WITH_TRUTH[1:]),
     *((form, 'TTTT', 'plain', 'TTTT') for form in WITH_TRUTH[2:]),
     ('width 2: plain', 'TTTT', 'width 2: none', 'TTTT'),
+    *((f'width 2: {form}', 'TTTT', f'width 2: {form}', 'FFFF') for form in ('none', 'plain', *WITHOUT_TRUTH)),
+    *((f'width 2: {form}', 'TTTT', f'width 2: {WITHOUT_TRUTH[0]}', 'TTTT') for form in WITHOUT_TRUTH[1:]),
+    *((f'width 2: {form}', 'TTTT', f'width 2: {WITHOUT_TRUTH[1]}', 'TTTT') for form in WITHOUT_TRUTH[2:]),
 ]
 
 
@@ -175,7 +188,9 @@ def print_contrasts(rows: dict[str, dict[str, dict[int, float]]]) -> None:
     for names, code, other in CONTRASTS:
         if not {*names, other} <= rows.keys():
             continue
-        first, second = [value for name in names for value in rows[name][code].values()], rows[other]['alone'].values()
+        seeds = set.intersection(*({*rows[name][code]} for name in names))
+        first = [mean(rows[name][code][seed] for name in names) for seed in sorted(seeds)]
+        second = rows[other]['alone'].values()
         if min(len(first), len(second)) > 1:
             found = difference(ttest_ind(first, list(second), equal_var=False))
             print(f'{", ".join(names)} at {code} {interval(first)}, {other} {interval(second)}: {found}')
