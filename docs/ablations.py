@@ -32,52 +32,52 @@ SGD = dict(
         clip_grad=dict(max_norm=10),
     )
 )
-NOTHING = 1e-10  # of the distillation: AdamW, whose eps is 1e-8, does not follow; less makes denormals, which are slow
-STD_SPATIAL, PREDICTION = dict(feature='std_spatial'), dict(kd_weight=0.0, prediction_weight=1.0)
 
 
-def net(width: int = 4, **backbone: Any) -> dict[str, Any]:
+def net(width: int, **backbone: Any) -> dict[str, Any]:
     """A change of the config: the stem's channels (64 in ResNet-50), and what else is to be said of the backbone."""
     channels = [4 * width * 2**stage for stage in range(4)]
     return dict(model=dict(backbone=dict(base_channels=width, **backbone), neck=dict(in_channels=channels)))
 
 
-R50, R50_BASE = dict(type='ResNet'), dict(type='ShallowResNet', stage_blocks=(2, 2, 3, 2))
+ALONE: dict[str, dict[str, Any]] = {
+    'R50': dict(type='ResNet'),
+    'R50-Base': dict(type='ShallowResNet', stage_blocks=(2, 2, 3, 2)),
+}
+# The hook's settings, by form of distillation. "Nothing" stands for "none" where there is no truth either, which the
+# hook refuses: too little for AdamW, whose eps is 1e-8, to follow; still less makes denormals, which are slow.
+WITH_TRUTH: dict[str, dict[str, Any]] = {
+    'none': dict(kd_weight=0.0),
+    'plain': {},
+    'std_spatial': dict(feature='std_spatial'),
+    'std_spatial x10': dict(feature='std_spatial', kd_weight=10.0),
+    'prediction': dict(kd_weight=0.0, prediction_weight=1.0),
+    'nothing': dict(kd_weight=1e-10),
+}
+FORMS = WITH_TRUTH | {f'{form}, no truth': dict(settings, gt_weight=0.0) for form, settings in WITH_TRUTH.items()}
+Row = tuple[dict[str, Any], dict[str, Any] | None]
+
+
+def rows_of(setting: str, width: int, names: str, **changes: Any) -> dict[str, Row]:
+    """Rows of one setting, each named by a net that is trained alone or a form of distillation."""
+    return {
+        setting + name: (net(width, **ALONE.get(name, {})) | changes, None if name in ALONE else FORMS[name])
+        for name in names.split(';')
+    }
+
+
 # By row: what changes in the config, and the hook's settings; None for a net that is trained alone.
-ROWS: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
-    'R50': (net(**R50), None),
-    'R50-Base': (net(**R50_BASE), None),
-    'none': (net(), dict(kd_weight=0.0)),
-    'plain': (net(), {}),
-    'std_spatial': (net(), STD_SPATIAL),
-    'std_spatial x10': (net(), dict(STD_SPATIAL, kd_weight=10.0)),
-    'prediction': (net(), PREDICTION),
-    'plain, no truth': (net(), dict(gt_weight=0.0)),
-    'std_spatial, no truth': (net(), dict(STD_SPATIAL, gt_weight=0.0)),
-    'std_spatial x10, no truth': (net(), dict(STD_SPATIAL, kd_weight=10.0, gt_weight=0.0)),
-    'SGD: R50': (net(**R50) | SGD, None),
-    'SGD: R50-Base': (net(**R50_BASE) | SGD, None),
-    'SGD: none': (SGD, dict(kd_weight=0.0)),
-    'SGD: plain, no truth': (SGD, dict(gt_weight=0.0)),
-    'SGD: std_spatial x10': (SGD, dict(STD_SPATIAL, kd_weight=10.0)),
-    'SGD: std_spatial x10, no truth': (SGD, dict(STD_SPATIAL, kd_weight=10.0, gt_weight=0.0)),
-    'width 2: R50': (net(2, **R50), None),
-    'width 2: R50-Base': (net(2, **R50_BASE), None),
-    'width 2: none': (net(2), dict(kd_weight=0.0)),
-    'width 2: plain': (net(2), {}),
-    'width 2: std_spatial x10': (net(2), dict(STD_SPATIAL, kd_weight=10.0)),
-    'width 2: nothing, no truth': (net(2), dict(kd_weight=NOTHING, gt_weight=0.0)),
-    'width 2: plain, no truth': (net(2), dict(gt_weight=0.0)),
-    'width 2: std_spatial x10, no truth': (net(2), dict(STD_SPATIAL, kd_weight=10.0, gt_weight=0.0)),
-    'width 2: prediction, no truth': (net(2), dict(PREDICTION, gt_weight=0.0)),
-    'width 2, SGD: nothing, no truth': (net(2) | SGD, dict(kd_weight=NOTHING, gt_weight=0.0)),
-    'width 2, SGD: plain, no truth': (net(2) | SGD, dict(gt_weight=0.0)),
-    'width 2, SGD: std_spatial x10, no truth': (net(2) | SGD, dict(STD_SPATIAL, kd_weight=10.0, gt_weight=0.0)),
-    'width 2, SGD: prediction, no truth': (net(2) | SGD, dict(PREDICTION, gt_weight=0.0)),
-    'width 16: R50': (net(16, **R50), None),
-    'width 16: R50-Base': (net(16, **R50_BASE), None),
-    'P3: R50': (net(2, **R50), None),
-    'P3: R50-Base': (net(2, **R50_BASE), None),
+ROWS = {
+    **rows_of('', 4, 'R50;R50-Base;none;plain;std_spatial;std_spatial x10;prediction'),
+    **rows_of('', 4, 'plain, no truth;std_spatial, no truth;std_spatial x10, no truth'),
+    **rows_of('SGD: ', 4, 'R50;R50-Base;none;plain, no truth', **SGD),
+    **rows_of('SGD: ', 4, 'std_spatial x10;std_spatial x10, no truth', **SGD),
+    **rows_of('width 2: ', 2, 'R50;R50-Base;none;plain;std_spatial x10;nothing, no truth;plain, no truth'),
+    **rows_of('width 2: ', 2, 'std_spatial x10, no truth;prediction, no truth'),
+    **rows_of('width 2, SGD: ', 2, 'nothing, no truth;plain, no truth', **SGD),
+    **rows_of('width 2, SGD: ', 2, 'std_spatial x10, no truth;prediction, no truth', **SGD),
+    **rows_of('width 16: ', 16, 'R50;R50-Base'),
+    **rows_of('P3: ', 2, 'R50;R50-Base'),
 }
 
 
@@ -154,13 +154,13 @@ def interval(values: Collection[float]) -> str:
     return f'{mean(values):.1f}' + (f' ± {stdev(values):.1f} ({len(values)})' if len(values) > 1 else ' (1)')
 
 
+JOINT = ['none', 'plain', 'std_spatial', 'prediction']
+NO_TRUTH = [f'width 2: {form}, no truth' for form in ('nothing', 'plain', 'std_spatial x10', 'prediction')]
 # What docs/ablations.md compares: box AP of some rows at a code, their mean by seed, and of one that is trained alone.
-WITHOUT_TRUTH = [f'{form}, no truth' for form in ('nothing', 'plain', 'std_spatial x10', 'prediction')]
-WITH_TRUTH = ['none', 'plain', 'std_spatial', 'prediction']
 CONTRASTS = [
     (['R50'], 'alone', 'R50-Base'),
-    (WITH_TRUTH, 'TTTT', 'R50-Base'),
-    (WITH_TRUTH, 'FFFF', 'R50'),
+    (JOINT, 'TTTT', 'R50-Base'),
+    (JOINT, 'FFFF', 'R50'),
     (['width 2: none', 'width 2: plain'], 'TTTT', 'width 2: R50-Base'),
     (['width 2: none', 'width 2: plain'], 'FFFF', 'width 2: R50'),
 ]
@@ -168,12 +168,12 @@ CONTRASTS = [
 PAIRS = [
     ('P3: R50', 'alone', 'P3: R50-Base', 'alone'),
     ('width 2: R50', 'alone', 'width 2: R50-Base', 'alone'),
-    *((form, 'TTTT', 'none', 'TTTT') for form in WITH_TRUTH[1:]),
-    *((form, 'TTTT', 'plain', 'TTTT') for form in WITH_TRUTH[2:]),
+    *((row, 'TTTT', JOINT[0], 'TTTT') for row in JOINT[1:]),
+    *((row, 'TTTT', JOINT[1], 'TTTT') for row in JOINT[2:]),
     ('width 2: plain', 'TTTT', 'width 2: none', 'TTTT'),
-    *((f'width 2: {form}', 'TTTT', f'width 2: {form}', 'FFFF') for form in ('none', 'plain', *WITHOUT_TRUTH)),
-    *((f'width 2: {form}', 'TTTT', f'width 2: {WITHOUT_TRUTH[0]}', 'TTTT') for form in WITHOUT_TRUTH[1:]),
-    *((f'width 2: {form}', 'TTTT', f'width 2: {WITHOUT_TRUTH[1]}', 'TTTT') for form in WITHOUT_TRUTH[2:]),
+    *((row, 'TTTT', row, 'FFFF') for row in ('width 2: none', 'width 2: plain', *NO_TRUTH)),
+    *((row, 'TTTT', NO_TRUTH[0], 'TTTT') for row in NO_TRUTH[1:]),
+    *((row, 'TTTT', NO_TRUTH[1], 'TTTT') for row in NO_TRUTH[2:]),
 ]
 
 
