@@ -8,7 +8,7 @@ setup(
     description='Adaptive Depth Networks with skippable sub-paths, for MMDetection',
     license='Apache-2.0',
     packages=find_packages(include=['adn_mmdet', 'adn_mmdet.*']),
-    package_data={'adn_mmdet': ['evaluation/*.json']},
+    package_data={'adn_mmdet': ['results/*.json']},
     python_requires='>=3.10,<3.13',
     install_requires=[
         'faster-coco-eval',

@@ -1,24 +1,16 @@
 """Detectors whose depth is a run-time setting. Importing the package registers everything it has."""
 
-from .stack import require_stack
+from .versions import require_stack
 
 require_stack()
 
-from .backbones import AdaptiveDepthResNet, ShallowResNet, compile_stages, set_skip  # noqa: E402
-from .checkpoints import load_for_testing  # noqa: E402
+from .backbones import AdaptiveDepthResNet, ShallowResNet, compile_stages, extract_feats, set_skip  # noqa: E402
+from .checkpoints import load_for_testing, load_norms, recalibrate  # noqa: E402
 from .distillation import SkipAwareDistillationHook  # noqa: E402
 from .errors import UserError  # noqa: E402
-from .evaluation import (  # noqa: E402
-    ExactCocoMetric,
-    StuckNormsHook,
-    SubNetTestLoop,
-    SubNetValLoop,
-    load_norms,
-    recalibrate,
-)
-from .features import extract_feats  # noqa: E402
+from .evaluation import ExactCocoMetric, SubNetTestLoop, SubNetValLoop  # noqa: E402
 from .skip_config import SkipConfig  # noqa: E402
-from .training import train  # noqa: E402
+from .training import StuckNormsHook, train  # noqa: E402
 
 __version__ = '0.1.0'
 __all__ = [

@@ -9,7 +9,7 @@ from mmengine.registry import HOOKS, init_default_scope
 from tiny import ROOT
 
 from adn_mmdet import SkipConfig
-from adn_mmdet.evaluation import count_costs, default_input_size
+from adn_mmdet.cost import count_costs, default_input_size
 
 CONFIGS = sorted(
     str(path.relative_to(ROOT / 'configs'))[:-3]

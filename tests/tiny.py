@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / 'tools'))  # at the end: tools/test.py must not hide Python's own `test`
 TINY_BACKBONE = dict(base_channels=8, frozen_stages=-1, norm_eval=False, init_cfg=None)
 DETECTORS = ('faster_rcnn', 'mask_rcnn', 'retinanet')
 
@@ -89,7 +90,6 @@ def batch(detector: torch.nn.Module, num_items: list[int] | None = None, with_ma
 
 def load_tool(name: str) -> ModuleType:
     """A script of tools/ as a module, so that its ``main(argv)`` runs in this process."""
-    sys.path.append(str(ROOT / 'tools'))  # at the end: tools/test.py must not hide Python's own `test`
     spec = importlib.util.spec_from_file_location(f'tool_{name}', ROOT / 'tools' / f'{name}.py')
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)

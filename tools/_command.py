@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 try:
     from adn_mmdet import UserError
-    from adn_mmdet.preflight import load_config, require_writable
+    from adn_mmdet.config import load_config, require_writable
 except ImportError as error:  # the version gate's diagnosis, or a package that is not installed
     print(f'error: {error}', file=sys.stderr)
     raise SystemExit(2) from None

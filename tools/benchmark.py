@@ -12,6 +12,17 @@ from typing import Any
 
 import torch
 from _command import check_skip, command
+from benchmarks.one_pass import (
+    APART,
+    BACKBONE,
+    DETECTOR,
+    TOGETHER,
+    detect_a_fixed_number,
+    initialize,
+    one_pass_calls,
+    read_batches,
+)
+from benchmarks.step_time import BASE_NET, SUPER_NET, training_steps
 from mmdet.models import ResNet
 from mmdet.registry import MODELS
 from mmengine.config import DictAction
@@ -22,23 +33,12 @@ from rich.table import Table
 
 from adn_mmdet import AdaptiveDepthResNet, SkipConfig, UserError, load_for_testing
 from adn_mmdet.backbones import find_backbone
-from adn_mmdet.checkpoints.export import stage_blocks
-from adn_mmdet.checkpoints.hubconf import resnet
-from adn_mmdet.evaluation.latency import interleaved_medians, require_positive
-from adn_mmdet.evaluation.latency_run import benchmark_latency, print_latency
-from adn_mmdet.evaluation.one_pass_time import (
-    APART,
-    BACKBONE,
-    DETECTOR,
-    TOGETHER,
-    detect_a_fixed_number,
-    initialize,
-    one_pass_calls,
-    read_batches,
-)
-from adn_mmdet.evaluation.step_time import BASE_NET, SUPER_NET, training_steps
+from adn_mmdet.config import load_config, require_writable
+from adn_mmdet.cost.latency import interleaved_medians, require_positive
+from adn_mmdet.cost.latency_run import benchmark_latency, print_latency
+from adn_mmdet.export.hubconf import resnet
+from adn_mmdet.export.sub_net import stage_blocks
 from adn_mmdet.files import write_atomically
-from adn_mmdet.preflight import load_config, require_writable
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 CONFIGS = Path(__file__).parents[1] / 'configs'

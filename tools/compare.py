@@ -8,8 +8,8 @@ from pathlib import Path
 
 from _command import command
 
-from adn_mmdet.evaluation.compare import DETECTORS, compare, print_comparison, write_comparison
-from adn_mmdet.preflight import require_writable
+from adn_mmdet.config import require_writable
+from adn_mmdet.results.compare import DETECTORS, compare, print_comparison, write_comparison
 
 EPILOG = (
     'Writes compare.md, compare.csv, compare.json and compare.png. All runs must be on the same annotation file, '

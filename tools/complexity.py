@@ -18,10 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from adn_mmdet import SkipConfig, UserError
-from adn_mmdet.evaluation import default_input_size
-from adn_mmdet.evaluation.complexity import count_costs_by_part
-from adn_mmdet.evaluation.run import choose_codes
-from adn_mmdet.preflight import load_config, require_writable
+from adn_mmdet.config import choose_codes, load_config, require_writable
+from adn_mmdet.cost.macs import count_costs_by_part, default_input_size
 
 WORDS = (
     '1 MAC = 1 multiplication + 1 addition; FLOPs = 2 x MACs; the detection literature calls MACs FLOPs. '

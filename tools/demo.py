@@ -11,8 +11,8 @@ from _command import command
 from mmengine.config import DictAction
 
 from adn_mmdet import UserError
+from adn_mmdet.config import load_config, require_writable
 from adn_mmdet.inference import AnyDepthInferencer, list_inputs
-from adn_mmdet.preflight import load_config, require_writable
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

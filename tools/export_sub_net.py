@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from _command import check_skip, command
 from mmengine.config import DictAction
 
-from adn_mmdet.checkpoints.export import export_sub_net
-from adn_mmdet.preflight import load_config
+from adn_mmdet.config import load_config
+from adn_mmdet.export.sub_net import export_sub_net
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

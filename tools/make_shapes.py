@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from _command import command
 
+from adn_mmdet.config import require_writable
 from adn_mmdet.datasets import CLASSES, make_shapes
-from adn_mmdet.preflight import require_writable
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

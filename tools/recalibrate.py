@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from _command import check_skip, command, run_config, run_parser
 
 from adn_mmdet import UserError
-from adn_mmdet.evaluation import recalibrate
+from adn_mmdet.checkpoints import recalibrate
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

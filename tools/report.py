@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from _command import command
 
-from adn_mmdet.evaluation.report import write_report
+from adn_mmdet.results.report import write_report
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

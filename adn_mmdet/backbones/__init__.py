@@ -1,5 +1,6 @@
 from .adaptive_depth import AdaptiveDepthBackbone, find_backbone, num_mandatory, set_skip
 from .compiled import compile_stages
+from .features import extract_feats, unwrap
 from .resnet import AdaptiveDepthResNet, ShallowResNet
 
 __all__ = [
@@ -7,7 +8,9 @@ __all__ = [
     'AdaptiveDepthResNet',
     'ShallowResNet',
     'compile_stages',
+    'extract_feats',
     'find_backbone',
     'num_mandatory',
     'set_skip',
+    'unwrap',
 ]

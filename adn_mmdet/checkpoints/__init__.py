@@ -1,6 +1,7 @@
 from .convert import ARCHITECTURES, Conversion, convert_checkpoint, convert_weights
 from .download import get_weights
 from .loading import load_for_testing, read_weights
+from .norms import estimate_statistics, load_norms, recalibrate
 from .safe_loading import load_from_local
 
 __all__ = [
@@ -8,8 +9,11 @@ __all__ = [
     'Conversion',
     'convert_checkpoint',
     'convert_weights',
+    'estimate_statistics',
     'get_weights',
     'load_for_testing',
     'load_from_local',
+    'load_norms',
     'read_weights',
+    'recalibrate',
 ]

@@ -16,9 +16,9 @@ from rich.table import Table
 from torch import Tensor
 
 from ..backbones import AdaptiveDepthResNet
+from ..config import require_writable
 from ..errors import UserError
 from ..files import file_sha256, write_atomically
-from ..preflight import require_writable
 from .loading import require_finite
 from .safe_loading import load_from_local
 

@@ -16,9 +16,9 @@ from mmengine.runner import CheckpointLoader
 from rich.console import Console
 from rich.progress import wrap_file
 
+from ..config import require_writable
 from ..errors import UserError
 from ..files import file_sha256, write_atomically
-from ..preflight import require_writable
 from .convert import convert_checkpoint
 from .safe_loading import load_from_local
 

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..backbones.adaptive_depth import AdaptiveDepthBackbone
+from ..backbones.features import unwrap
 from ..errors import UserError
-from ..features import unwrap
 from ..skip_config import SkipConfig
 from .safe_loading import load_from_local
 

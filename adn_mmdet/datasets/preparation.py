@@ -14,9 +14,9 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import broadcast_object_list, get_rank, init_dist, is_distributed
 
+from ..config import image_folder, local_file, require_data
 from ..errors import UserError
 from ..files import write_atomically
-from ..preflight import image_folder, local_file, require_data
 from .annotations import (
     IGNORED,
     NOT_TRAINED_ON,

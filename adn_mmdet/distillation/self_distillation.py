@@ -14,8 +14,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..backbones.adaptive_depth import find_backbone
+from ..backbones.features import unwrap
 from ..errors import UserError
-from ..features import unwrap
 from ..skip_config import SkipConfig
 from .calls import Calls, caught_calls
 from .levels import choose_levels, pyramid_levels

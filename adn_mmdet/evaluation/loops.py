@@ -8,7 +8,7 @@ from mmengine.registry import LOOPS
 from mmengine.runner import Runner, TestLoop, ValLoop
 
 from ..skip_config import SkipConfig
-from .stuck_norms import StuckNormsHook
+from ..training.stuck_norms import StuckNormsHook
 from .sub_nets import SubNetLoop
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from mmdet.evaluation import DumpDetResults
-from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import BaseDataset
 from mmengine.device import get_device
@@ -20,22 +19,22 @@ from mmengine.runner import Runner
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..backbones.adaptive_depth import AdaptiveDepthBackbone
+from ..backbones.features import unwrap
 from ..checkpoints import load_for_testing
+from ..checkpoints.norms import load_norms
+from ..config import annotation_file, choose_codes, coco_dataset, require_data
+from ..cost.macs import count_costs, default_input_size
 from ..datasets.images import name_unreadable
 from ..datasets.preparation import prepare_data
 from ..errors import UserError
-from ..features import unwrap
 from ..files import file_sha256
-from ..precision import require_amp
-from ..preflight import annotation_file, coco_dataset, require_data
+from ..ops.precision import require_amp
+from ..results.rows import FILE_NAME, Row, held_rows
+from ..results.tables import print_table
 from ..skip_config import SkipConfig
 from .coco_metric import use_exact_metrics
-from .complexity import count_costs, default_input_size
-from .recalibration import load_norms
-from .report import FILE_NAME, held_rows, print_table
 from .run_hooks import ProgressHook, RowsHook
-from .sub_nets import Row, outputs_asked
+from .sub_nets import outputs_asked
 
 
 def evaluate_sub_nets(
@@ -59,7 +58,7 @@ def evaluate_sub_nets(
         dump: a .pkl file for the predictions; of several codes each gets its own, named after it.
         allow_untrained: test skipped sub-networks of weights without skip-aware norms.
         allow_mismatch: go on although weights are missing or left over.
-        norms: a file of :func:`~adn_mmdet.evaluation.recalibrate`, of this checkpoint and the one code tested.
+        norms: a file of :func:`~adn_mmdet.checkpoints.recalibrate`, of this checkpoint and the one code tested.
         amp: mixed precision, float16 on a GPU and bfloat16 on the CPU.
 
     Returns:
@@ -81,6 +80,8 @@ def evaluate_sub_nets(
     prepare_data(cfg, 'test')  # may point to a copy of them
     cfg.load_from = None  # loaded below, strictly
     if codes:
+        if len(codes) == 1:  # so that a dump of the config reloads at that depth
+            cfg.model.backbone.skip = str(codes[0])
         cfg.test_cfg.update(type='SubNetTestLoop', skips=[str(code) for code in codes])
     else:
         use_exact_metrics(cfg.test_evaluator)
@@ -146,29 +147,6 @@ def _describe_run(
         'classes': list(dataset.metainfo['classes']),
         'num_images': len(dataset),
     }
-
-
-def choose_codes(cfg: Config, skip: str | None) -> list[SkipConfig] | None:
-    """The codes to test; a single one goes into the config, so that a dump of it reloads at that depth.
-
-    Returns:
-        None for a detector that has no depth to choose.
-
-    Raises:
-        UserError: a code that is not valid, or a skip for such a detector.
-    """
-    backbone = cfg.model.get('backbone', {})
-    kind = backbone.get('type')  # mmengine allows a name, of any scope, or a class
-    backbone_class = MODELS.get(kind) if isinstance(kind, str) else kind
-    if not (backbone_class and issubclass(backbone_class, AdaptiveDepthBackbone)):
-        if skip:
-            raise UserError(f'--skip {skip}: {backbone.get("type")} has no depth to choose, leave --skip out')
-        return None
-    num_stages = backbone.get('num_stages', 4)
-    codes = SkipConfig.parse_list(backbone.get('skip', 'F' * num_stages) if skip is None else skip, num_stages)
-    if len(codes) == 1:
-        backbone['skip'] = str(codes[0])
-    return codes
 
 
 def _settings_sha256(cfg: Config) -> str:

@@ -13,9 +13,9 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from rich.progress import Progress
 
+from ..cost.macs import Cost
+from ..results.rows import add_row
 from ..skip_config import SkipConfig
-from .complexity import Cost
-from .report import add_row
 
 
 class RowsHook(Hook):
@@ -23,7 +23,7 @@ class RowsHook(Hook):
 
     Args:
         work_dir: where the file is.
-        run: what the numbers depend on, as in :func:`~adn_mmdet.evaluation.report.add_row`.
+        run: what the numbers depend on, as in :func:`~adn_mmdet.results.report.add_row`.
         costs: by code; by None for a detector that has no depth to choose.
     """
 

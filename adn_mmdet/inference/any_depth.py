@@ -14,10 +14,10 @@ from mmengine.config import Config
 
 from ..backbones import AdaptiveDepthBackbone, find_backbone
 from ..backbones.adaptive_depth import Skip
+from ..cost.macs import default_input_size
 from ..errors import UserError
-from ..evaluation.complexity import default_input_size
-from ..evaluation.pareto import Point, best_under_budget, pareto_front
 from ..files import file_sha256
+from ..results.pareto import Point, best_under_budget, pareto_front
 from ..skip_config import SkipConfig
 from .calibration import cache_folder, calibrate
 from .choose import by_accuracy, by_depth
@@ -137,7 +137,7 @@ class AnyDepthInferencer(StrictInferencer):
             rounds: timed forwards of each depth, in turn.
 
         Returns:
-            One row a depth, with the keys of :class:`~adn_mmdet.evaluation.latency.LatencyRow`.
+            One row a depth, with the keys of :class:`~adn_mmdet.cost.latency.LatencyRow`.
 
         Raises:
             UserError: numbers that are not positive, or a detector that has no depth to choose.

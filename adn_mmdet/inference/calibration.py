@@ -14,11 +14,11 @@ from typing import Any
 from mmengine.config import ConfigDict
 from torch import nn
 
+from ..cost.latency import measure_latency
+from ..cost.latency_run import describe_machine
 from ..errors import UserError
-from ..evaluation.latency import measure_latency
-from ..evaluation.latency_run import describe_machine
-from ..evaluation.results import SCHEMA, read_latency
 from ..files import write_atomically
+from ..results.rows import SCHEMA, read_latency
 from ..skip_config import SkipConfig
 
 WHERE = ('device', 'threads', 'versions', 'batch_size', 'input_size', 'amp', 'channels_last', 'compile')
@@ -43,7 +43,7 @@ def calibrate(
         folder: the cache; a file in it is as those of ``tools/benchmark.py latency --json``.
 
     Returns:
-        One row a code, with the keys of :class:`~adn_mmdet.evaluation.latency.LatencyRow`.
+        One row a code, with the keys of :class:`~adn_mmdet.cost.latency.LatencyRow`.
 
     Raises:
         UserError: as ``measure_latency`` does.

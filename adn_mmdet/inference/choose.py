@@ -6,7 +6,7 @@ import os
 
 from ..backbones import AdaptiveDepthBackbone
 from ..errors import UserError
-from ..evaluation.results import read_sub_nets
+from ..results.rows import read_sub_nets
 from ..skip_config import SkipConfig
 
 

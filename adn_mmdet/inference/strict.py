@@ -23,9 +23,9 @@ from torch import nn
 
 from ..backbones.compiled import compile_stages
 from ..checkpoints import load_for_testing, read_weights
+from ..config import coco_dataset, load_config
 from ..errors import UserError
-from ..precision import autocast, require_amp
-from ..preflight import coco_dataset, load_config
+from ..ops.precision import autocast, require_amp
 from .inputs import Image, list_inputs, naming_what_fails
 from .pictures import draw_label, picture_name, require_names_apart, write_picture
 from .video import Video, VideoWriter

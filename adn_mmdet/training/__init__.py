@@ -4,6 +4,7 @@ from .finite_loss import FiniteLossHook
 from .loss_scale import LossScaleHook
 from .preemption import PREEMPTED, PreemptionHook
 from .run import train
+from .stuck_norms import StuckNormsHook
 
 __all__ = [
     'PREEMPTED',
@@ -12,5 +13,6 @@ __all__ = [
     'FiniteLossHook',
     'LossScaleHook',
     'PreemptionHook',
+    'StuckNormsHook',
     'train',
 ]

@@ -12,11 +12,10 @@ from mmengine.runner import Runner, ValLoop
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ..config import choose_codes, require_weights
 from ..datasets.images import name_unreadable
 from ..datasets.preparation import prepare_data
 from ..errors import UserError
-from ..evaluation.run import choose_codes
-from ..preflight import require_weights
 from .failures import explain
 from .preemption import shield_workers
 from .resume import resume as resume_from

@@ -17,10 +17,10 @@ from pycocotools import mask as coco_mask
 from test_datasets.test_annotations import FAULTS
 
 from adn_mmdet import UserError
+from adn_mmdet.config import load_config
 from adn_mmdet.datasets import preparation
 from adn_mmdet.datasets.annotations import IGNORED, NO_SIZE, NOT_TRAINED_ON, OUTSIDE
 from adn_mmdet.datasets.preparation import prepare_data
-from adn_mmdet.preflight import load_config
 
 
 @pytest.fixture(scope='module')

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks.coco_eval import build_metric, perturbed
 from mmdet.evaluation import CocoMetric
-from mmengine.registry import METRICS
-from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tiny import ROOT
@@ -30,49 +29,6 @@ def backend(request, monkeypatch):
     else:
         pytest.importorskip('faster_coco_eval')
     return request.param
-
-
-def polygons(thing):
-    if isinstance(thing['segmentation'], list):
-        return thing['segmentation']
-    x, y, width, height = thing['bbox']  # of a mask: its box without a corner
-    return [[x, y, x + width, y, x, y + height]]
-
-
-def perturbed(annotations, copies=1):
-    """Detections near the truth: boxes and masks moved and stretched, equal scores, sometimes the wrong class."""
-    truth, rng = read(annotations), np.random.default_rng(0)
-    cat_ids = truth.getCatIds()
-    for img_id, image in truth.imgs.items():
-        things = truth.loadAnns(truth.getAnnIds(img_id, iscrowd=False)) * copies
-        boxes, masks = [], []
-        for thing in things:
-            start, size = np.split(np.array(thing['bbox']), 2)
-            shift, stretch = rng.normal(0, 0.1, 2) * size, rng.normal(1, 0.1, 2)
-            boxes.append([*(start + shift), *(start + shift + size * stretch)])
-            moved = [start + shift + (np.reshape(points, (-1, 2)) - start) * stretch for points in polygons(thing)]
-            rles = coco_mask.frPyObjects([points.ravel().tolist() for points in moved], image['height'], image['width'])
-            masks.append(coco_mask.merge(rles))
-        labels = np.array([cat_ids.index(thing['category_id']) for thing in things], int)
-        yield dict(
-            img_id=img_id,
-            bboxes=np.array(boxes, np.float32).reshape(-1, 4),
-            scores=rng.uniform(size=len(things)).round(2),
-            labels=(labels + (rng.uniform(size=len(things)) < 0.1)) % len(cat_ids),
-            masks=masks,
-        )
-
-
-def read(annotations):
-    with contextlib.redirect_stdout(io.StringIO()):
-        return COCO(str(annotations))
-
-
-def build_metric(annotations, metric_type='ExactCocoMetric', **kwargs):
-    config = dict(type=metric_type, ann_file=str(annotations), metric=['bbox', 'segm'], _scope_='mmdet')
-    metric = METRICS.build(config | kwargs)
-    metric.dataset_meta = dict(classes=[c['name'] for c in json.loads(annotations.read_text())['categories']])
-    return metric
 
 
 def evaluate(metric, predictions):

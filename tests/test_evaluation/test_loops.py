@@ -18,7 +18,7 @@ from tiny import DETECTORS, build, load_tool, tiny_config
 
 from adn_mmdet import SkipConfig, StuckNormsHook, SubNetTestLoop, SubNetValLoop, UserError
 from adn_mmdet.backbones.adaptive_depth import find_backbone
-from adn_mmdet.precision import require_amp
+from adn_mmdet.ops.precision import require_amp
 
 
 @pytest.fixture(scope='module')

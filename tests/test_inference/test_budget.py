@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from adn_mmdet import SkipConfig, UserError
-from adn_mmdet.evaluation.latency import LatencyRow
-from adn_mmdet.evaluation.results import read_latency
+from adn_mmdet.cost.latency import LatencyRow
 from adn_mmdet.files import file_sha256
 from adn_mmdet.inference import AnyDepthInferencer, calibration
+from adn_mmdet.results.rows import read_latency
 
 
 def latency(code, ms):

@@ -6,7 +6,7 @@ import torch
 from test_tools import fails
 from tiny import load_tool
 
-from adn_mmdet.evaluation.latency import LatencyRow
+from adn_mmdet.cost.latency import LatencyRow
 from adn_mmdet.inference import calibration
 
 

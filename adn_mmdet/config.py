@@ -1,0 +1,156 @@
+"""Configs: how they are read, what they ask for, and what is checked before a run, so that nothing is lost."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmdet.registry import MODELS
+from mmengine.config import Config, ConfigDict
+
+from .errors import UserError
+from .skip_config import SkipConfig
+
+# Weights that configs/ start from but that no URL scheme fetches: how to get them, and what needs none.
+WEIGHTS_HELP = {
+    'resnet50_adn_imagenet.pth': (
+        'get the ADN ResNet-50 of the authors (github.com/wchkang/depth) by `python tools/get_weights.py resnet50`,\n'
+        'or start from weights that download themselves: configs/*_r50vd_adn_1x_coco.py or, of torchvision, '
+        'configs/*_adn_tv_1x_coco.py'
+    ),
+    'resnet50_base_imagenet.pth': (
+        'train ShallowResNet(50, stage_blocks=(2, 2, 3, 2)) on ImageNet, as with mmpretrain, and save it there,\n'
+        "or start from the same blocks of torchvision's ResNet-50: "
+        '--cfg-options model.backbone.init_cfg.checkpoint=torchvision://resnet50'
+    ),
+}
+COCO_HELP = 'put COCO there (annotations/, train2017/, val2017/), or try `make demo`, which needs no data'
+
+
+def load_config(path: str, cfg_options: Mapping[str, Any] | None = None, work_dir: str | None = None) -> Config:
+    """Read a config as mmdet's scripts do.
+
+    Args:
+        path: the config file.
+        cfg_options: overrides by dotted name.
+        work_dir: where the run writes; None takes the config's, else ``work_dirs/<config name>``.
+
+    Raises:
+        UserError: there is no such file; says the nearest names.
+    """
+    if not os.path.isfile(path):
+        folder = Path(path).parent if Path(path).parent.is_dir() else Path('configs')
+        near = difflib.get_close_matches(Path(path).name, [file.name for file in folder.glob('*.py')], cutoff=0.4)
+        hint = f'did you mean {" or ".join(str(folder / name) for name in near)}?' if near else 'check the path'
+        raise UserError(f'there is no config {path}: {hint}')
+    cfg = Config.fromfile(path)
+    cfg.merge_from_dict(dict(cfg_options or {}))
+    cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(path).stem)
+    return cfg
+
+
+def choose_codes(cfg: Config, skip: str | None) -> list[SkipConfig] | None:
+    """The codes that ``skip`` asks for; where it is None, those of the config.
+
+    Returns:
+        None for a detector that has no depth to choose.
+
+    Raises:
+        UserError: a code that is not valid, or a skip for such a detector.
+    """
+    backbone = cfg.model.get('backbone', {})
+    kind = backbone.get('type')  # mmengine allows a name, of any scope, or a class
+    backbone_class = MODELS.get(kind) if isinstance(kind, str) else kind
+    if not hasattr(backbone_class, 'using_skip'):  # every AdaptiveDepthBackbone has it
+        if skip:
+            raise UserError(f'--skip {skip}: {backbone.get("type")} has no depth to choose, leave --skip out')
+        return None
+    num_stages = backbone.get('num_stages', 4)
+    return SkipConfig.parse_list(backbone.get('skip', 'F' * num_stages) if skip is None else skip, num_stages)
+
+
+def require_writable(folder: str | os.PathLike[str]) -> None:
+    """Make a folder, and make sure that files can be written to it.
+
+    Raises:
+        UserError: they cannot.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f'cannot write to {folder} ({error.strerror}): give another folder') from error
+
+
+def require_weights(cfg: Config) -> None:
+    """Make sure that the local files of weights that a config starts from exist.
+
+    Raises:
+        UserError: one does not; says how to get it, and which config needs no such file.
+    """
+    for path in [cfg.get('load_from'), *_pretrained_files(cfg.model)]:
+        if path and '://' not in path and not os.path.isfile(os.path.expanduser(path)):
+            raise UserError(
+                f'there are no weights {path}: {WEIGHTS_HELP.get(os.path.basename(path), "check the path")}'
+            )
+
+
+def _pretrained_files(config: Any) -> Iterator[str]:
+    """The ``checkpoint`` of every ``init_cfg`` in a model's config."""
+    if isinstance(config, Mapping):
+        if config.get('type') == 'Pretrained':
+            yield config['checkpoint']
+        config = list(config.values())
+    if isinstance(config, (list, tuple)):
+        for part in config:
+            yield from _pretrained_files(part)
+
+
+def coco_dataset(dataloader: ConfigDict) -> ConfigDict:
+    """The data set's own config inside wrappers such as RepeatDataset."""
+    dataset = dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    return dataset
+
+
+def annotation_file(dataloader: ConfigDict) -> Path | None:
+    """The local annotation file of a data loader's data set; None where it names none."""
+    return local_file(coco_dataset(dataloader))
+
+
+def local_file(config: ConfigDict) -> Path | None:
+    """The local annotation file that the config of a data set or of a metric names, if any."""
+    root, name = config.get('data_root') or '', config.get('ann_file')
+    if not isinstance(name, str) or not name or '://' in root + name or config.get('backend_args'):
+        return None
+    return Path(root) / name
+
+
+def image_folder(dataset: ConfigDict) -> Path:
+    """Where a data set's images are."""
+    return Path(dataset.get('data_root') or '') / dataset.get('data_prefix', {}).get('img', '')
+
+
+def require_data(dataloader: ConfigDict) -> None:
+    """Make sure that a data loader's annotations and image folder are there.
+
+    What is in them, :func:`~adn_mmdet.datasets.preparation.prepare_data` looks at.
+
+    Raises:
+        UserError: they are not; says which path.
+    """
+    dataset = coco_dataset(dataloader)
+    path = local_file(dataset)
+    if path is None:
+        return
+    help_text = COCO_HELP if 'coco' in str(path).lower() else 'check data_root and ann_file in the config'
+    if not path.is_file():
+        raise UserError(f'there is no annotation file {path}: {help_text}')
+    if not image_folder(dataset).is_dir():
+        raise UserError(f'there is no image folder {image_folder(dataset)}: {help_text}')

@@ -1,0 +1,160 @@
+"""What each sub-network costs: multiply-accumulates (MACs) and parameters, without any data.
+
+One MAC is one multiplication and one addition; the detection literature calls MACs "FLOPs".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
+from mmdet.structures import DetDataSample
+from mmengine.analysis import FlopAnalyzer
+from mmengine.config import Config
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from ..backbones.adaptive_depth import AdaptiveDepthBackbone, find_backbone
+from ..backbones.features import unwrap
+from ..config import coco_dataset
+from ..skip_config import SkipConfig
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of one sub-network for one image.
+
+    Attributes:
+        gmacs: 1e9 multiply-accumulates of backbone, neck and heads.
+        params_held_m: 1e6 parameters in memory, of all sub-networks.
+        params_active_m: 1e6 parameters that this sub-network uses.
+    """
+
+    gmacs: float
+    params_held_m: float
+    params_active_m: float
+
+
+@dataclass(frozen=True)
+class CostByPart(Cost):
+    """A cost and what it is made of; rows of results hold the totals only.
+
+    Attributes:
+        backbone_gmacs: the backbone's share of ``gmacs``, the only one that depends on the sub-network.
+        neck_gmacs: the neck's.
+        heads_gmacs: that of the heads, and of whatever else there is.
+    """
+
+    backbone_gmacs: float
+    neck_gmacs: float
+    heads_gmacs: float
+
+
+class _Heads(nn.Module):
+    """A detector's forward with a fixed number of region proposals, so that its cost depends on no weights."""
+
+    def __init__(self, detector: nn.Module, num_proposals: int) -> None:
+        super().__init__()
+        self.detector = detector
+        self.num_proposals = num_proposals
+
+    def forward(self, image: Tensor) -> object:
+        detector, (height, width) = self.detector, image.shape[-2:]
+        if isinstance(detector, SingleStageDetector):
+            return detector.bbox_head(detector.extract_feat(image))
+        if not isinstance(detector, TwoStageDetector):
+            return detector(image, [DetDataSample(metainfo=dict(img_shape=(height, width)))], mode='tensor')
+        feats = detector.extract_feat(image)
+        box = image.new_tensor([[0, 0, width / 2, height / 2]])
+        proposals = InstanceData(bboxes=box.repeat(self.num_proposals, 1))
+        return detector.rpn_head(feats), detector.roi_head(feats, [proposals], [DetDataSample()])
+
+
+def count_costs(model: nn.Module, codes: Iterable[SkipConfig] | None, input_size: tuple[int, int]) -> list[Cost]:
+    """The totals of :func:`count_costs_by_part`."""
+    costs = count_costs_by_part(model, codes, input_size)
+    return [Cost(cost.gmacs, cost.params_held_m, cost.params_active_m) for cost in costs]
+
+
+def count_costs_by_part(
+    model: nn.Module, codes: Iterable[SkipConfig] | None, input_size: tuple[int, int]
+) -> list[CostByPart]:
+    """Count the cost of each sub-network for one image.
+
+    The super-net is traced once, with as many region proposals as its test settings keep at most (1000 on COCO, 100 of
+    them for masks, as mmdet counts); a skipped stage saves its skippable blocks.
+
+    Args:
+        model: a detector.
+        codes: sub-networks; None for a detector that has no depth to choose.
+        input_size: height and width in pixels.
+
+    Returns:
+        One cost a code; one cost for None.
+    """
+    detector = unwrap(model)
+    backbone = None if codes is None else find_backbone(detector)
+    macs = _trace(detector, backbone, input_size)
+    of_backbone, of_neck = macs[detector.backbone], macs.get(getattr(detector, 'neck', None), 0)
+    held = _count_parameters([detector])
+
+    def cost(skipped: Iterable[nn.Module] = (), idle: Iterable[nn.Module] = ()) -> CostByPart:
+        saved = sum(macs[block] for block in skipped)
+        return CostByPart(
+            gmacs=(macs[detector] - saved) / 1e9,
+            params_held_m=held / 1e6,
+            params_active_m=(held - _count_parameters([*skipped, *idle])) / 1e6,
+            backbone_gmacs=(of_backbone - saved) / 1e9,
+            neck_gmacs=of_neck / 1e9,
+            heads_gmacs=(macs[detector] - of_backbone - of_neck) / 1e9,
+        )
+
+    if backbone is None or codes is None:
+        return [cost()]
+    return [cost(backbone.skipped_blocks(code), backbone.idle_norms(code)) for code in codes]
+
+
+def _trace(
+    detector: nn.Module, backbone: AdaptiveDepthBackbone | None, input_size: tuple[int, int]
+) -> dict[nn.Module | None, int]:
+    """The MACs of every module of a detector, at its super-net where it has depths to choose."""
+    was_training, parameter = detector.training, next(detector.parameters())
+    at_super_net = backbone.using_skip(SkipConfig.super_net(backbone.num_stages)) if backbone else nullcontext()
+    detector.eval()
+    try:
+        wrapped = _Heads(detector, _num_proposals(detector))
+        image = torch.zeros(1, 3, *input_size, device=parameter.device, dtype=parameter.dtype)
+        counter = FlopAnalyzer(wrapped, image).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        with torch.no_grad(), at_super_net:
+            macs = counter.by_module()
+    finally:
+        detector.train(was_training)
+    # The heads are called one by one, so that the total is that of what calls them.
+    return {module: macs[f'detector.{name}'] for name, module in detector.named_modules()} | {detector: macs['']}
+
+
+def default_input_size(cfg: Config) -> tuple[int, int]:
+    """Height and width at which a config's detector is counted.
+
+    The scale of its test pipeline, rounded up to the multiple that images are padded to; COCO's usual (1333, 800)
+    counts as 1280×800, as in the papers.
+    """
+    pipeline = coco_dataset(cfg.test_dataloader).pipeline
+    scales = [step.scale for step in pipeline if step.type == 'Resize' and 'scale' in step]
+    width, height = scales[0] if scales else (1280, 800)
+    if (width, height) == (1333, 800):
+        width = 1280
+    divisor = cfg.model.get('data_preprocessor', {}).get('pad_size_divisor', 1)
+    return math.ceil(height / divisor) * divisor, math.ceil(width / divisor) * divisor
+
+
+def _num_proposals(detector: nn.Module) -> int:
+    return (getattr(detector, 'test_cfg', None) or {}).get('rpn', {}).get('max_per_img', 1000)
+
+
+def _count_parameters(modules: Iterable[nn.Module]) -> int:
+    return sum(parameter.numel() for module in modules for parameter in module.parameters())

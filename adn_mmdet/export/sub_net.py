@@ -1,0 +1,179 @@
+"""Exports one sub-network of an any-depth detector, for users who have mmdet but not this package."""
+
+from __future__ import annotations
+
+import copy
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import mmengine
+import torch
+from mmcv.cnn import fuse_conv_bn
+from mmdet.registry import DATASETS, MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..backbones.adaptive_depth import AdaptiveDepthBackbone, find_backbone
+from ..backbones.resnet import AdaptiveDepthResNet
+from ..checkpoints.loading import load_for_testing
+from ..checkpoints.norms import load_norms
+from ..checkpoints.safe_loading import load_from_local
+from ..config import coco_dataset, require_writable
+from ..errors import UserError
+from ..files import file_sha256, write_atomically
+from ..skip_config import SkipConfig
+from .graphs import require_graph, to_exported_program, to_onnx
+from .stock_config import HERE, stock_config
+
+HUBCONF = Path(__file__).with_name('hubconf.py')
+
+
+def export_sub_net(
+    cfg: Config,
+    checkpoint: str | os.PathLike[str],
+    skip: str,
+    out: str | os.PathLike[str],
+    norms: str | os.PathLike[str] | None = None,
+    fuse: bool = False,
+    onnx: bool = False,
+    torch_export: bool = False,
+    allow_untrained: bool = False,
+) -> list[Path]:
+    """Write a plain mmdet config and checkpoint of just one sub-network, and graphs of its backbone and neck.
+
+    Predictions are those of the sub-network in place, to the bit. A backbone that mmdet's ResNet cannot be told to
+    build comes with a ``hubconf.py``, which the config finds beside itself. All is made before anything is written.
+
+    Args:
+        cfg: a config with an AdaptiveDepthResNet.
+        checkpoint: local weights.
+        skip: one code.
+        out: a new or empty folder.
+        norms: a file of :func:`~adn_mmdet.checkpoints.recalibrate` for this checkpoint and code, to be baked in.
+        fuse: fold the backbone's batch norms into its convolutions.
+        onnx: also write backbone and neck as ONNX.
+        torch_export: also write backbone and neck as a torch.export program (``.pt2``).
+        allow_untrained: export a skipped sub-network of weights without skip-aware norms.
+
+    Returns:
+        The files.
+
+    Raises:
+        UserError: for whatever a user can get wrong; nothing is written.
+    """
+    folder = _require_free(out)
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    detector = MODELS.build(copy.deepcopy(cfg.model))  # mmdet's constructors pop entries
+    backbone = find_backbone(detector)
+    if type(backbone) is not AdaptiveDepthResNet:
+        raise UserError(f'{type(backbone).__name__} cannot be exported: only AdaptiveDepthResNet can')
+    code = SkipConfig.parse(skip, backbone.num_stages)
+    if onnx or torch_export:
+        require_graph(detector)
+    content = load_from_local(checkpoint, map_location='cpu')
+    load_for_testing(detector, checkpoint, [code], allow_untrained, checkpoint=content)
+    if norms:
+        load_norms(detector, norms, file_sha256(checkpoint), [code])
+
+    name = f'{Path(cfg.filename).stem}_{code}' + '_fused' * fuse
+    plain_cfg, plain = plain_detector(cfg, detector, code, fuse)
+    plain_cfg.load_from = f'{HERE}/{name}.pth'  # where a training goes on
+    text = f'# Sub-network {code} of {Path(cfg.filename).name}, for mmdet alone.\n{plain_cfg.pretty_text}'
+    meta = {
+        'dataset_meta': (content.get('meta') or {}).get('dataset_meta') or _dataset_meta(cfg),
+        'cfg': text.replace(HERE, str(folder)),  # for DetInferencer(weights=…) without a config
+        'mmengine_version': mmengine.__version__,
+    }
+    files = {f'{name}.pth': _save({'meta': meta, 'state_dict': plain.state_dict()})}
+    if 'repo_or_dir' in plain_cfg.model.backbone:
+        files[HUBCONF.name] = HUBCONF.read_bytes()
+    if onnx:
+        files[f'{name}.onnx'] = to_onnx(plain)
+    if torch_export:
+        files[f'{name}.pt2'] = to_exported_program(plain)
+    files[f'{name}.py'] = text.encode()
+    return _write(folder, files)
+
+
+def plain_detector(cfg: Config, detector: nn.Module, code: SkipConfig, fuse: bool = False) -> tuple[Config, nn.Module]:
+    """Build mmdet's own detector of one sub-network.
+
+    Args:
+        cfg: the config of ``detector``.
+        detector: with an AdaptiveDepthResNet; it is left as it is.
+        code: the sub-network.
+        fuse: fold the backbone's batch norms into its convolutions.
+
+    Returns:
+        The plain config, whose backbone is mmdet's ResNet, or that of a ``hubconf.py`` beside the config where
+        mmdet's cannot be told to build it; and the plain detector in eval mode.
+
+    Raises:
+        UserError: there is nothing to fuse.
+    """
+    plain_cfg = stock_config(cfg, stage_blocks(find_backbone(detector), code), fuse)
+    model = copy.deepcopy(plain_cfg.model)
+    if 'repo_or_dir' in model.backbone:
+        model.backbone.update(repo_or_dir=str(HUBCONF.parent), fused=False)
+    plain = MODELS.build(model)
+    plain.load_state_dict(sub_net_weights(detector, code))
+    if fuse:
+        if not any(isinstance(module, _BatchNorm) for module in plain.backbone.modules()):
+            raise UserError(f'--fuse: this backbone has no batch norm ({model.backbone.norm_cfg}), leave --fuse out')
+        fuse_conv_bn(plain.backbone)
+    return plain_cfg, plain.eval().requires_grad_(False)
+
+
+def stage_blocks(backbone: AdaptiveDepthBackbone, code: SkipConfig) -> list[int]:
+    """How many blocks of each stage run at ``code``."""
+    return [stage.num_mandatory if flag else len(stage) for stage, flag in zip(backbone.stages, code)]
+
+
+def sub_net_weights(detector: nn.Module, code: SkipConfig) -> dict[str, Tensor]:
+    """The weights that a detector uses at ``code``, by the names that they have in a plain detector."""
+    backbone = find_backbone(detector)
+    names = {module: name for name, module in detector.named_modules()}
+    unused = [*backbone.skipped_blocks(code), *backbone.idle_norms(code)]
+    prefixes = tuple(f'{names[module]}.' for module in unused)
+    used = {key: value for key, value in detector.state_dict().items() if not key.startswith(prefixes)}
+    inside = f'{names[backbone]}.'
+    return {key.replace('_skip.', '.') if key.startswith(inside) else key: value for key, value in used.items()}
+
+
+def _require_free(out: str | os.PathLike[str]) -> Path:
+    """The folder to write to, in full; nothing is made yet."""
+    folder = Path(out).absolute()
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f'{out} is not empty: give a new or empty folder')
+    require_writable(next(path for path in (folder, *folder.parents) if path.exists()))
+    return folder
+
+
+def _dataset_meta(cfg: Config) -> dict[str, Any]:
+    """Class names and colours of the data set that a config tests on."""
+    dataset = coco_dataset(cfg.test_dataloader)
+    return {**DATASETS.get(dataset.type).METAINFO, **(dataset.get('metainfo') or {})}
+
+
+def _save(checkpoint: dict[str, Any]) -> bytes:
+    with io.BytesIO() as file:
+        torch.save(checkpoint, file)
+        return file.getvalue()
+
+
+def _write(folder: Path, files: dict[str, bytes]) -> list[Path]:
+    """Write all of the files, or none."""
+    paths = [folder / name for name in files]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, content in zip(paths, files.values()):
+            write_atomically(path, content)
+    except OSError as error:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        raise UserError(f'cannot write to {folder} ({error.strerror}): give another folder') from error
+    return paths

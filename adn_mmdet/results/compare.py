@@ -1,0 +1,291 @@
+"""Several test runs, latency files and the paper's numbers side by side, and the depth to ship for a budget."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product, zip_longest
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..files import write_atomically
+from .pareto import best_under_budget, pareto_front, sub_net_points
+from .plot import COSTS, METRICS, plot_accuracy_against_cost
+from .rows import Row, read_latency, read_sub_nets
+from .tables import markdown_table, print_table
+
+SCHEMA = 1
+PAPER_FILE = Path(__file__).with_name('paper_table5.json')
+DETECTORS = ('faster_rcnn', 'mask_rcnn', 'retinanet')  # of the paper's table
+UNITS = {'gmacs': 'GMACs', 'ms': 'ms'}
+DATA = ('classes', 'num_images', 'annotations_sha256')  # what all runs must agree in
+CONDITIONS = ('device', 'threads', 'batch_size', 'amp', 'channels_last', 'compile')  # and all latency files
+
+PathLike = str | os.PathLike[str]
+
+
+@dataclass
+class Run:
+    """One ``sub_nets.json``: where it is, the name it goes by here, what it depends on, its rows."""
+
+    path: Path
+    name: str
+    about: dict[str, Any]
+    rows: list[Row]
+
+
+def compare(
+    runs: Sequence[PathLike],
+    latency: Sequence[PathLike] = (),
+    paper: Sequence[str] | None = None,
+    metric: str = 'bbox_mAP',
+    budget: tuple[str, float] | None = None,
+) -> dict[str, Any]:
+    """Join runs on the same data with their measured latency and with what the paper has.
+
+    Runs may differ in input size, since AP and costs of a run are those of its own size; their names then say it.
+
+    Args:
+        runs: work folders with a ``sub_nets.json``, or such files.
+        latency: files of ``tools/benchmark.py latency --json``; each belongs to the runs of its config's name and,
+            where it was measured with weights, of these weights.
+        paper: which of ``DETECTORS`` to show the paper's numbers of; None takes those of which a ResNet-50 config
+            (``<detector>_r50_…_coco``) was tested on all of COCO val2017.
+        metric: the AP that the choice goes by.
+        budget: the most that a sub-network may cost, as ``('ms', 40)`` or ``('gmacs', 200)``.
+
+    Returns:
+        What ``compare.json`` holds: ``schema``, ``kind``, ``runs``, ``latency``, ``paper`` (its source, or None),
+        ``metric``, ``rows``, and ``choice`` (None without a budget). A row has ``run``, ``kind`` (``adn``,
+        ``individual`` or ``paper``), ``input_size``, what its files have, and for sub-networks
+        ``front_<metric>_<cost>``, whether it is on that Pareto front of all sub-networks of the runs.
+
+    Raises:
+        UserError: a file cannot be read, the files must not be put side by side, or no sub-network fits the budget.
+    """
+    tested = _read_runs(runs)
+    measured = _join_latency(tested, latency)
+    published, source = _paper_rows(tested, paper)
+    rows = [
+        {'run': run.name, 'kind': 'adn' if row['skip'] else 'individual', 'input_size': run.about['input_size'], **row}
+        for run in tested
+        for row in run.rows
+    ] + published
+    for name, cost in product(METRICS, COSTS):
+        points = sub_net_points(rows, cost, name)
+        front = set(pareto_front(points))
+        for point, row in points.items():
+            row[f'front_{name}_{cost}'] = point in front
+    return {
+        'schema': SCHEMA,
+        'kind': 'comparison',
+        'runs': [{**run.about, 'path': str(run.path), 'name': run.name} for run in tested],
+        'latency': measured,
+        'paper': source if published else None,
+        'metric': metric,
+        'rows': rows,
+        'choice': _choose(rows, metric, *budget) if budget else None,
+    }
+
+
+def _read_runs(paths: Sequence[PathLike]) -> list[Run]:
+    runs = []
+    for path in dict.fromkeys(map(Path, paths)):
+        content = read_sub_nets(path)
+        runs.append(Run(path, content['run']['name'], content['run'], content['rows']))
+        _require_equal(DATA, (runs[0].path, runs[0].about), (path, content['run']))
+    if len({tuple(run.about['input_size']) for run in runs}) > 1:
+        for run in runs:
+            run.name += f' at {_size(run.about["input_size"])}'
+    times = Counter(run.name for run in runs)
+    for run in runs:
+        if times[run.name] > 1:
+            run.name += f' ({run.path})'
+    return runs
+
+
+def _require_equal(keys: Sequence[str], first: tuple[Path, Row], other: tuple[Path, Row]) -> None:
+    """Make sure that two files agree in what makes them comparable.
+
+    Raises:
+        UserError: they do not; names both files and the first difference.
+    """
+    for key in keys:
+        value, another = first[1][key], other[1][key]
+        if value != another:
+            if isinstance(value, list):
+                value, another = next(pair for pair in zip_longest(value, another) if pair[0] != pair[1])
+            raise UserError(
+                f'{first[0]} and {other[0]} must not be put side by side: they differ in {key} '
+                f'({str(value)[:40]} and {str(another)[:40]}), give files of the same {key}'
+            )
+
+
+def _join_latency(runs: Sequence[Run], paths: Sequence[PathLike]) -> list[dict[str, Any]]:
+    """Add what was measured to the rows of the runs that it belongs to; returns what the files say of themselves."""
+    measured = [(path, read_latency(path)) for path in dict.fromkeys(map(Path, paths))]
+    for path, content in measured:
+        about = content['run']
+        _require_equal(CONDITIONS, (measured[0][0], measured[0][1]['run']), (path, about))
+        matching = [run for run in runs if _is_of(about, run.about)]
+        if not matching:
+            weights = f' with the weights {about["checkpoint_sha256"][:12]}…' if about['checkpoint_sha256'] else ''
+            raise UserError(
+                f'{path} is the latency of {about["name"]}{weights}, which none of the runs is '
+                f'({", ".join(run.name for run in runs)}): add its run, or leave the file out'
+            )
+        for run in matching:
+            _add_latency(run, path, content)
+    return [{**content['run'], 'path': str(path)} for path, content in measured]
+
+
+def _is_of(latency: dict[str, Any], run: dict[str, Any]) -> bool:
+    """Whether a latency file is that of a run: by name and, where both are known, by weights."""
+    weights = {about['checkpoint_sha256'] for about in (latency, run)} - {None}
+    return latency['name'] == run['name'] and len(weights) < 2
+
+
+def _add_latency(run: Run, path: Path, latency: dict[str, Any]) -> None:
+    tested, timed = run.about['input_size'], latency['run']['input_size']
+    if tested != timed:
+        raise UserError(
+            f'{path} was measured at {_size(timed)}, but {run.path} was tested at {_size(tested)}: '
+            f'measure it again with --shape {tested[0]} {tested[1]}'
+        )
+    if any('ms' in row for row in run.rows):
+        raise UserError(f'{path} is a second latency file of {run.name}: give one')
+    rows = {row['skip']: row for row in latency['rows']}
+    if not any(row['skip'] in rows for row in run.rows):
+        raise UserError(f'{path} has none of the depths in {run.path}: measure those, with --skip')
+    run.rows = [{**row, **rows.get(row['skip'], {})} for row in run.rows]
+
+
+def _paper_rows(runs: Sequence[Run], detectors: Sequence[str] | None) -> tuple[list[Row], str]:
+    """The paper's rows of some detectors, and their source."""
+    table = json.loads(PAPER_FILE.read_text(encoding='utf-8'))
+    about = runs[0].about
+    is_coco = about['num_images'] == table['num_images'] and about['classes'] == table['classes']
+    names = [run.about['name'] for run in runs if run.about['name'].endswith('_coco')]
+    if detectors is None:
+        detectors = [key for key in DETECTORS if is_coco and any(name.startswith(f'{key}_r50_') for name in names)]
+    if detectors and not is_coco:
+        raise UserError(
+            f'--paper {" ".join(detectors)}: the paper tested on the 5000 images and 80 classes of COCO val2017, '
+            f'but these runs on {about["num_images"]} images and {len(about["classes"])} classes: use --paper none'
+        )
+    rows = [{**row, 'kind': 'paper'} for row in table['rows'] if row.pop('detector') in detectors]
+    for row in rows:
+        if row['gmacs'] and row['input_size'] not in [run.about['input_size'] for run in runs]:
+            row['run'] += f' (GMACs at {_size(row["input_size"])})'
+    return rows, table['source']
+
+
+def _choose(rows: Sequence[Row], metric: str, cost: str, limit: float) -> dict[str, Any]:
+    """The sub-network to ship, and that of the same run with nothing skipped."""
+    points = sub_net_points(rows, cost, metric)
+    if not any(row.get(metric) is not None for row in rows):
+        raise UserError(f'no run has a {METRICS[metric]}: choose by the other AP, --metric')
+    if not points and cost == 'ms':
+        raise UserError(
+            'a budget in ms needs the latency of a run that has depths: '
+            'python tools/benchmark.py latency CONFIG CHECKPOINT --skip all --json FILE, then --latency FILE'
+        )
+    row = points[best_under_budget(points, limit, UNITS[cost])]
+    keys = ('run', 'skip', metric, cost)
+    super_nets = [other for other in points.values() if other['run'] == row['run'] and 'T' not in other['skip']]
+    return {
+        'budget': limit,
+        'cost': cost,
+        'metric': metric,
+        'sub_net': {key: row[key] for key in keys},
+        'super_net': {key: super_nets[0][key] for key in keys} if super_nets else None,
+    }
+
+
+def describe_choice(choice: dict[str, Any]) -> str:
+    """The choice as a sentence."""
+    cost, metric, chosen, super_net = (choice[key] for key in ('cost', 'metric', 'sub_net', 'super_net'))
+    unit = UNITS[cost]
+    text = (
+        f'Ship {chosen["skip"]} of {chosen["run"]} for a budget of {choice["budget"]:g} {unit}: '
+        f'{METRICS[metric]} {100 * chosen[metric]:.2f} at {chosen[cost]:.2f} {unit}'
+    )
+    if super_net is None:
+        return f'{text}. What it gives up against the super-net is not known: its row is missing.'
+    loss, saving = 100 * (chosen[metric] - super_net[metric]), chosen[cost] - super_net[cost]
+    return f'{text}; {loss:+.2f} AP and {saving:+.2f} {unit} against {super_net["skip"]}.'
+
+
+def table_rows(content: dict[str, Any]) -> list[Row]:
+    """The rows as tables show them: a cost has a star on the Pareto front of the AP that the choice goes by."""
+
+    def mark(row: Row, cost: str) -> str | None:
+        is_on_front = row.get(f'front_{content["metric"]}_{cost}')
+        return None if row.get(cost) is None else f'{row[cost]:.2f}{"*" if is_on_front else " "}'
+
+    return [{**row, **{cost: mark(row, cost) for cost in COSTS if cost in row}} for row in content['rows']]
+
+
+def describe(content: dict[str, Any]) -> str:
+    """What a table's numbers are."""
+    costs = '; '.join(describe_costs(content).values())
+    images = content['runs'][0]['num_images']
+    return f'{images} images; AP in percent; {costs}; * is on the Pareto front of {METRICS[content["metric"]]}'
+
+
+def print_comparison(content: dict[str, Any]) -> None:
+    """Print the table, without parameters so that it fits on a terminal, and the choice."""
+    rows = [{key: row[key] for key in row if not key.startswith('params')} for row in table_rows(content)]
+    print_table(rows, describe(content))
+    if content['choice']:
+        print(describe_choice(content['choice']))
+
+
+def describe_costs(content: dict[str, Any]) -> dict[str, str]:
+    """What the costs are of: input size, and the conditions of the latency."""
+    sizes = {_size(run['input_size']) for run in content['runs']}
+    size = f' of {sizes.pop()}' if len(sizes) == 1 else ''
+    labels = {'gmacs': f'GMACs an image{size}'}
+    if content['latency']:
+        about = content['latency'][0]
+        flags = [key.replace('_', ' ') for key in ('amp', 'channels_last', 'compile') if about[key]]
+        if any(file['checkpoint_sha256'] is None for file in content['latency']):
+            flags.append('measured with untrained weights')  # which detect another number of objects
+        images = f'{about["batch_size"]} images' if about['batch_size'] > 1 else 'an image'
+        conditions = [about['device'], f'{about["threads"]} thread{"s" * (about["threads"] > 1)}', *flags]
+        labels['ms'] = f'ms for {images}{size} ({", ".join(conditions)})'
+    return labels
+
+
+def write_comparison(content: dict[str, Any], folder: PathLike) -> None:
+    """Write ``compare.json``, ``compare.csv`` (the same rows), ``compare.md`` and ``compare.png``."""
+    out, rows = Path(folder), content['rows']
+    write_atomically(out / 'compare.json', json.dumps(content, indent=2).encode())
+    text = io.StringIO(newline='')
+    table = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)))
+    table.writeheader()
+    table.writerows(rows)
+    write_atomically(out / 'compare.csv', text.getvalue().encode())
+    sizes = [run['input_size'] for run in content['runs']]
+    known = [row if row['input_size'] in sizes else {**row, 'gmacs': None} for row in rows]  # costs of one size
+    (out / 'compare.png').unlink(missing_ok=True)
+    plot_accuracy_against_cost(known, out / 'compare.png', describe_costs(content))
+    parts = [
+        '# Comparison',
+        f'{describe(content)}.',
+        markdown_table(table_rows(content)),
+        describe_choice(content['choice']) if content['choice'] else '',
+        '![AP against cost](compare.png)' if (out / 'compare.png').exists() else '',
+        f'The paper: {content["paper"]}.' if content['paper'] else '',
+    ]
+    write_atomically(out / 'compare.md', ('\n\n'.join(filter(None, parts)) + '\n').encode())
+
+
+def _size(input_size: Sequence[int]) -> str:
+    return '×'.join(map(str, input_size))

@@ -1,0 +1,61 @@
+"""The package's rooms stand in one order, and imports follow it: a room knows those above it in the list, not below."""
+
+import ast
+
+from tiny import ROOT
+
+PACKAGE = ROOT / 'adn_mmdet'
+ORDER = [
+    'versions',
+    'errors',
+    'files',
+    'skip_config',
+    'config',
+    'ops',
+    'backbones',
+    'distillation',
+    'datasets',
+    'checkpoints',
+    'results',
+    'cost',
+    'export',
+    'training',
+    'evaluation',
+    'inference',
+]
+
+
+def imported(path):
+    """The absolute names that a module imports from."""
+    parts = ('adn_mmdet', *path.relative_to(PACKAGE).with_suffix('').parts)
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = '.'.join(parts[: -node.level]) if node.level else ''
+            for name in [node.module] if node.module else [alias.name for alias in node.names]:
+                yield '.'.join(filter(None, (base, name)))
+
+
+def test_every_room_has_its_place():
+    rooms = {path.name.removesuffix('.py') for path in PACKAGE.iterdir() if not path.name.startswith('__')}
+    assert rooms == set(ORDER)
+
+
+def test_no_import_runs_up():
+    up = []
+    for path in sorted(PACKAGE.rglob('*.py')):
+        room = path.relative_to(PACKAGE).parts[0].removesuffix('.py')
+        for name in imported(path) if room in ORDER else ():
+            other = (name.split('.') + [''])[1]
+            if name.startswith('adn_mmdet.') and ORDER.index(other) > ORDER.index(room):
+                up.append(f'{path.relative_to(PACKAGE)} imports {name}')
+    assert not up
+
+
+def test_results_need_neither_torch_nor_mmdet():
+    heavy = ('torch', 'mmdet', 'mmengine', 'mmcv')
+    found = [
+        (path.name, n) for path in (PACKAGE / 'results').glob('*.py') for n in imported(path) if n.startswith(heavy)
+    ]
+    assert not found

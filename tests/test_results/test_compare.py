@@ -1,0 +1,253 @@
+import csv
+import json
+import re
+
+import pytest
+from conftest import DEMO_CONFIG
+from mmdet.datasets import CocoDataset
+from tiny import load_tool
+
+from adn_mmdet import UserError
+from adn_mmdet.results.compare import PAPER_FILE, compare, describe_choice, write_comparison
+
+ADN, R50 = 'mask_rcnn_r50_adn_1x_coco', 'mask_rcnn_r50_1x_coco'
+AP = dict(FFFF=0.383, TFFF=0.375, TTFF=0.376, TTTT=0.341)
+GMACS = dict(FFFF=259.79, TFFF=255.33, TTFF=246.42, TTTT=228.60)
+MS = dict(FFFF=52.0, TFFF=50.0, TTFF=47.5, TTTT=44.0)
+
+
+def put_run(folder, name=ADN, ap=AP, **about):
+    """Write a ``sub_nets.json``; with a number as ``ap`` that of a net without depths."""
+    run = dict(name=name, config=f'configs/{name}.py', checkpoint_sha256=name, annotations_sha256='f' * 64,
+               classes=list(CocoDataset.METAINFO['classes']), num_images=5000, input_size=[800, 1280])  # fmt: skip
+    aps = ap if isinstance(ap, dict) else {None: ap}
+    rows = [dict(skip=code, bbox_mAP=value, segm_mAP=None if value is None else value - 0.04, params_held_m=44.4,
+                 gmacs=GMACS[code or 'FFFF']) for code, value in aps.items()]  # fmt: skip
+    folder.mkdir()
+    (folder / 'sub_nets.json').write_text(json.dumps(dict(schema=1, run=run | about, rows=rows)))
+    return folder
+
+
+def put_latency(path, name=ADN, ms=MS, **about):
+    run = dict(name=name, config=f'configs/{name}.py', checkpoint_sha256=None, device='some GPU', threads=4,
+               batch_size=1, input_size=[800, 1280], amp=False, channels_last=False, compile=False)  # fmt: skip
+    times = ms if isinstance(ms, dict) else {None: ms}
+    rows = [dict(skip=code, ms=value, ms_p90=value + 1) for code, value in times.items()]
+    path.write_text(json.dumps(dict(schema=1, kind='latency', run=run | about, rows=rows)))
+    return path
+
+
+@pytest.fixture
+def adn(tmp_path):
+    return put_run(tmp_path / 'adn')
+
+
+def rows_of(content, kind):
+    return {row['skip']: row for row in content['rows'] if row['kind'] == kind}
+
+
+def test_runs_latency_and_paper_are_joined(adn, tmp_path):
+    net = put_run(tmp_path / 'r50', R50, 0.374)
+    times = [put_latency(tmp_path / 'a.json'), put_latency(tmp_path / 'b.json', R50, 51.8, checkpoint_sha256=R50)]
+    content = compare([adn, net / 'sub_nets.json'], times)
+    assert [run['name'] for run in content['runs']] == [ADN, R50]
+    assert [(row['skip'], row['bbox_mAP'], row['ms']) for row in content['rows'][:4]] == [
+        (code, AP[code], MS[code]) for code in AP
+    ]
+    (individual,) = rows_of(content, 'individual').values()
+    assert (individual['run'], individual['skip'], individual['ms'], individual['ms_p90']) == (R50, None, 51.8, 52.8)
+    assert not any(key.startswith('front') for key in individual)
+    for axes in ('bbox_mAP_gmacs', 'segm_mAP_ms'):  # TTFF is cheaper and better than TFFF
+        flags = [row[f'front_{axes}'] for row in rows_of(content, 'adn').values()]
+        assert flags == [True, False, True, True]
+    published = rows_of(content, 'paper')
+    assert (published['FFFF']['bbox_mAP'], published['TTTT']['segm_mAP']) == (0.383, 0.312)
+    assert 'Table 5' in content['paper'] and content['choice'] is None
+
+
+def test_latency_of_some_depths_and_of_two_runs_of_one_config(adn, tmp_path):
+    other = put_run(tmp_path / 'other', checkpoint_sha256='other')
+    content = compare([adn, other], [put_latency(tmp_path / 'a.json', ms=dict(TTTT=44.0, TFTF=48.0))])
+    assert [row.get('ms') for row in content['rows'][:8]] == [None, None, None, 44.0] * 2  # measured without weights
+    assert [run['name'] for run in content['runs']] == [f'{ADN} ({adn})', f'{ADN} ({other})']
+    content = compare([adn, other], [put_latency(tmp_path / 'a.json', checkpoint_sha256='other')])
+    assert ['ms' in row for row in content['rows'][:8]] == [False] * 4 + [True] * 4
+
+
+def test_runs_of_two_sizes_say_so(adn, tmp_path):
+    small = put_run(tmp_path / 'small', input_size=[400, 640])
+    content = compare([adn, small])
+    assert [run['name'] for run in content['runs']] == [f'{ADN} at 800×1280', f'{ADN} at 400×640']
+    assert [row['input_size'] for row in content['rows'][3:5]] == [[800, 1280], [400, 640]]
+
+
+@pytest.mark.parametrize(
+    ('cost', 'limit', 'code', 'said'),
+    [
+        ('ms', 48, 'TTFF', 'Ship TTFF of .* for a budget of 48 ms: box AP 37.60 at 47.50 ms; -0.70 AP and -4.50 ms'),
+        ('gmacs', 255.33, 'TTFF', 'box AP 37.60 at 246.42 GMACs; -0.70 AP and -13.37 GMACs against FFFF'),
+        ('gmacs', 1000, 'FFFF', 'box AP 38.30 at 259.79 GMACs; [+]0.00 AP'),
+    ],
+)
+def test_choice(adn, tmp_path, cost, limit, code, said):
+    net = put_run(tmp_path / 'r50', R50, 0.5)  # better, but no depth of an any-depth net
+    choice = compare([adn, net], [put_latency(tmp_path / 'a.json')], budget=(cost, limit))['choice']
+    known = dict(FFFF=MS, TTFF=MS) if cost == 'ms' else dict(FFFF=GMACS, TTFF=GMACS)
+    assert choice['sub_net'] == {'run': ADN, 'skip': code, 'bbox_mAP': AP[code], cost: known[code][code]}
+    assert choice['super_net']['skip'] == 'FFFF'
+    assert re.search(said, describe_choice(choice))
+
+
+def test_choice_by_masks_and_without_the_super_net(tmp_path):
+    run = put_run(tmp_path / 'adn', ap=dict(TFFF=0.375, TTTT=0.341))
+    choice = compare([run], metric='segm_mAP', budget=('gmacs', 300))['choice']
+    assert choice['sub_net']['segm_mAP'] == 0.335 and choice['super_net'] is None
+    assert 'mask AP 33.50' in describe_choice(choice) and 'not known' in describe_choice(choice)
+
+
+def test_no_choice(adn, tmp_path):
+    for budget, message in [
+        (('gmacs', 200), f'no sub-network fits a budget of 200 GMACs: the cheapest, TTTT of {ADN}, takes 228.6 GMACs'),
+        (('ms', 40), 'a budget in ms needs the latency of a run that has depths'),
+    ]:
+        with pytest.raises(UserError, match=message):
+            compare([adn], budget=budget)
+    with pytest.raises(UserError, match='no sub-network to choose from'):
+        compare([put_run(tmp_path / 'r50', R50, 0.374)], budget=('gmacs', 300))
+    with pytest.raises(UserError, match='no run has a box AP'):
+        compare([put_run(tmp_path / 'empty', ap=dict(FFFF=None))], paper=[], budget=('gmacs', 300))
+
+
+def test_which_rows_of_the_paper(adn, tmp_path):
+    faster = put_run(tmp_path / 'faster', 'faster_rcnn_r50_adn_1x_coco')
+    assert {row['run'].split(',')[1] for row in compare([adn, faster])['rows'] if row['kind'] == 'paper'} == {
+        ' Faster R-CNN',
+        ' Mask R-CNN',
+    }
+    assert compare([adn], paper=[])['paper'] is None
+    assert len(rows_of(compare([adn], paper=['faster_rcnn']), 'paper')) == 3
+    for name in ('mask_rcnn_r101_adn_1x_coco', 'mask_rcnn_r50_adn_shapes', 'cascade_r50_coco'):
+        assert compare([put_run(tmp_path / name, name)])['paper'] is None
+    part = put_run(tmp_path / 'part', num_images=200)
+    assert compare([part])['paper'] is None
+    with pytest.raises(UserError, match='--paper mask_rcnn: the paper tested on .* on 200 images and 80 classes'):
+        compare([part], paper=['mask_rcnn'])
+
+
+def test_costs_of_another_size_are_named_and_not_drawn(tmp_path, monkeypatch):
+    """RetinaNet's GMACs in the paper are those at 800×800."""
+    drawn = []
+    monkeypatch.setattr('adn_mmdet.results.compare.plot_accuracy_against_cost', lambda rows, *_: drawn.append(rows))
+    for size, is_drawn in (([800, 1280], False), ([800, 800], True)):
+        name = f'retinanet{size[1]}'
+        run = put_run(tmp_path / name, 'retinanet_r50_adn_1x_coco', input_size=size)
+        content = compare([run])
+        super_net = rows_of(content, 'paper')['FFFF']
+        assert super_net['gmacs'] == 151.54 and ('(GMACs at 800×800)' in super_net['run']) is not is_drawn
+        write_comparison(content, tmp_path)
+        gmacs = [row['gmacs'] for row in drawn[-1] if row['kind'] == 'paper' and row['skip']]
+        assert gmacs == ([151.54, 132.04] if is_drawn else [None, None])
+
+
+def test_numbers_of_the_paper():
+    """Shares of the costs, as 4.456 GMACs a skipped block of seven at 800×1280."""
+    rows = json.loads(PAPER_FILE.read_text())['rows']
+    assert len(rows) == 12 and all(row['input_size'] == [800, 1280] for row in rows[:8])
+    for super_net, base_net in zip(rows[:8:2], rows[1:8:2]):
+        assert super_net['gmacs'] - base_net['gmacs'] == pytest.approx(7 * 4.456, rel=0.01)
+        assert super_net['bbox_mAP'] > base_net['bbox_mAP']
+
+
+@pytest.mark.parametrize(
+    ('about', 'message'),
+    [
+        (dict(classes=['cell']), r'they differ in classes \(person and cell\)'),
+        (dict(num_images=200), r'they differ in num_images \(5000 and 200\)'),
+        (dict(annotations_sha256='e' * 64), r'they differ in annotations_sha256 \(ffff.* and eeee'),
+    ],
+)
+def test_runs_on_other_data(adn, tmp_path, about, message):
+    other = put_run(tmp_path / 'other', R50, 0.3, **about)
+    with pytest.raises(UserError, match=message) as caught:
+        compare([adn, other])
+    assert str(adn) in str(caught.value) and str(other) in str(caught.value)
+
+
+def test_latency_that_does_not_belong(adn, tmp_path):
+    path = tmp_path / 'a.json'
+    for arguments, message in [
+        (dict(name=R50), f'a.json is the latency of {R50}, which none of the runs is .{ADN}.'),
+        (dict(checkpoint_sha256='0123456789abcdef'), 'with the weights 0123456789ab…, which none of the runs is'),
+        (dict(input_size=[400, 640]), 'measured at 400×640, but .* tested at 800×1280: .* --shape 800 1280'),
+        (dict(ms=dict(TFTF=1)), 'has none of the depths in'),
+    ]:
+        put_latency(path, **arguments)
+        with pytest.raises(UserError, match=message):
+            compare([adn], [path])
+
+
+def test_latency_files_that_do_not_go_together(adn, tmp_path):
+    first, second = put_latency(tmp_path / 'a.json'), tmp_path / 'b.json'
+    put_latency(second)
+    with pytest.raises(UserError, match=f'b.json is a second latency file of {ADN}'):
+        compare([adn], [first, second])
+    for key, value in dict(device='CPU', threads=8, batch_size=2, amp=True, channels_last=True, compile=True).items():
+        put_latency(second, **{key: value})
+        with pytest.raises(UserError, match=f'a.json and .*b.json must not be put side by side: they differ in {key}'):
+            compare([adn], [first, second])
+
+
+def test_command(adn, tmp_path, capsys):
+    """The whole way, from files to files."""
+    main, out = load_tool('compare').main, tmp_path / 'out'
+    net, times = put_run(tmp_path / 'r50', R50, 0.374), put_latency(tmp_path / 'a.json')
+    assert main([str(adn), str(net), '--latency', str(times), '--budget-ms', '48', '--out', str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert (
+        'Ship TTFF' in printed
+        and '47.50*' in printed
+        and 'some GPU, 4 threads, measured with untrained weights)' in ' '.join(printed.split())
+    )
+    assert max(map(len, printed.split('Ship')[0].splitlines())) <= 80
+    content = json.loads((out / 'compare.json').read_text())
+    assert (content['schema'], content['kind'], content['choice']['sub_net']['skip']) == (1, 'comparison', 'TTFF')
+    with open(out / 'compare.csv', newline='') as file:
+        table = list(csv.DictReader(file))
+    assert len(table) == len(content['rows']) == 9
+    assert float(table[2]['bbox_mAP']) == 0.376 and table[2]['front_bbox_mAP_ms'] == 'True' and table[4]['skip'] == ''
+    text = (out / 'compare.md').read_text()
+    assert f'| {ADN} | TTFF | 37.60 | 33.60 | 246.42* | 47.50* | 44.40 |' in text
+    assert f'| {R50} | – | 37.40 | 33.40 | 259.79  | – | 44.40 |' in text
+    assert 'Ship TTFF' in text and '![AP against cost](compare.png)' in text and 'arXiv 2312.16392' in text
+    assert (out / 'compare.png').stat().st_size > 20000
+
+
+def test_files_of_the_other_scripts(trained, tiny_options, tmp_path, capsys):
+    """What tools/test.py and tools/benchmark.py write is what is read."""
+    checkpoint, times = str(trained / 'iter_4.pth'), str(tmp_path / 'times.json')
+    argv = [DEMO_CONFIG, checkpoint, '--skip', 'TTTT']
+    assert load_tool('test').main([*argv, '--work-dir', str(tmp_path), *tiny_options]) == 0
+    assert load_tool('benchmark').main(['latency', *argv, '--rounds', '2', '--json', times, *tiny_options]) == 0
+    argv = [str(tmp_path), '--latency', times, '--budget-ms', '1e9', '--out', str(tmp_path)]
+    capsys.readouterr()
+    assert load_tool('compare').main(argv) == 0, capsys.readouterr().err
+    tested, content = (json.loads((tmp_path / f'{name}.json').read_text()) for name in ('sub_nets', 'compare'))
+    timed = json.loads((tmp_path / 'times.json').read_text())
+    for row, of_test, of_benchmark in zip(content['rows'], tested['rows'], timed['rows'], strict=True):
+        assert row.items() >= {**of_test, **of_benchmark}.items()
+    assert content['paper'] is None and content['latency'][0]['device'] == timed['run']['device']
+
+
+def test_command_says_what_is_wrong_in_one_line(adn, tmp_path, capsys):
+    main = load_tool('compare').main
+    for argv in ([tmp_path / 'none'], [adn, '--budget-gmacs', 'nan'], [adn, '--out', adn / 'sub_nets.json']):
+        assert main([*map(str, argv), *([] if '--out' in argv else ['--out', str(tmp_path)])]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith('error: ') and error.count('\n') == 1
+
+
+def test_no_ap_at_all_is_a_table_without_a_picture(tmp_path):
+    run = put_run(tmp_path / 'adn', ap=dict(FFFF=None))
+    (tmp_path / 'compare.png').write_bytes(b'of an earlier comparison')
+    write_comparison(compare([run], paper=[]), tmp_path)
+    assert not (tmp_path / 'compare.png').exists() and 'png' not in (tmp_path / 'compare.md').read_text()
