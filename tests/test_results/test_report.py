@@ -3,7 +3,9 @@ import json
 import pytest
 
 from adn_mmdet import UserError
-from adn_mmdet.results.report import add_row, markdown_table, print_table, write_report
+from adn_mmdet.results.report import write_report
+from adn_mmdet.results.rows import add_row
+from adn_mmdet.results.tables import markdown_table, print_table
 
 RUN = dict(name='net', checkpoint_sha256='a')
 

@@ -188,8 +188,8 @@ def print_contrasts(rows: dict[str, dict[str, dict[int, float]]]) -> None:
     for names, code, other in CONTRASTS:
         if not {*names, other} <= rows.keys():
             continue
-        seeds = set.intersection(*({*rows[name][code]} for name in names))
-        first = [mean(rows[name][code][seed] for name in names) for seed in sorted(seeds)]
+        shared = set.intersection(*({*rows[name][code]} for name in names))
+        first = [mean(rows[name][code][seed] for name in names) for seed in sorted(shared)]
         second = rows[other]['alone'].values()
         if min(len(first), len(second)) > 1:
             found = difference(ttest_ind(first, list(second), equal_var=False))
