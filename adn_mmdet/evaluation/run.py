@@ -70,6 +70,8 @@ def evaluate_sub_nets(
     require_data(cfg.test_dataloader)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     codes = choose_codes(cfg, skip)
+    if codes and len(codes) == 1:  # so that a dump of the config reloads at that depth
+        cfg.model.backbone.skip = str(codes[0])
     input_size = default_input_size(cfg)
     if tta:
         _use_tta(cfg)
@@ -80,8 +82,6 @@ def evaluate_sub_nets(
     prepare_data(cfg, 'test')  # may point to a copy of them
     cfg.load_from = None  # loaded below, strictly
     if codes:
-        if len(codes) == 1:  # so that a dump of the config reloads at that depth
-            cfg.model.backbone.skip = str(codes[0])
         cfg.test_cfg.update(type='SubNetTestLoop', skips=[str(code) for code in codes])
     else:
         use_exact_metrics(cfg.test_evaluator)
