@@ -9,10 +9,11 @@ CONFIG := configs/mask_rcnn_r50_adn_shapes.py
 .PHONY: setup demo test lint clean
 .DELETE_ON_ERROR:
 
+# The operators are put in place each time: a new mmcv-lite may have removed them.
 setup: $(READY)
-	@$(PYTHON) -W ignore -c 'from adn_mmdet.stack import prove; print(prove())'
+	@$(PYTHON) adn_mmdet/ops/place.py
+	@$(PYTHON) -W ignore -c 'from adn_mmdet.versions import prove; print(prove())'
 
-# mmcv is built last and without isolation: under isolation it finds no torch and silently leaves its ops out.
 $(READY): $(REQUIREMENTS) setup.py
 	@bash requirements/install.sh $(VENV) $(REQUIREMENTS)
 	@touch $@

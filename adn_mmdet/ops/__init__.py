@@ -1,0 +1,1 @@
+"""mmcv's compiled operators, computed by torch and torchvision: nothing is compiled, and halves work on a CPU."""
