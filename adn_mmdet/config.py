@@ -13,6 +13,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
 
 from .errors import UserError
+from .files import PARTIAL
 from .skip_config import SkipConfig
 
 # Weights that configs/ start from but that no URL scheme fetches: how to get them, and what needs none.
@@ -85,6 +86,23 @@ def require_writable(folder: str | os.PathLike[str]) -> None:
             pass
     except OSError as error:
         raise UserError(f'cannot write to {folder} ({error.strerror}): give another folder') from error
+
+
+def require_output(path: str | os.PathLike[str]) -> None:
+    """Make sure that a file can be written to a path; its folder is made, what is there is left as it is.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if os.path.isdir(path):
+        raise UserError(f'{path} is a folder: give the name of a file')
+    require_writable(Path(path).parent)
+    try:  # the name that it has while it is written is the longest
+        os.stat(f'{os.fspath(path)}{PARTIAL}')
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise UserError(f'cannot write {path} ({error.strerror}): give another name') from error
 
 
 def require_weights(cfg: Config) -> None:

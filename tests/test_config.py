@@ -5,7 +5,7 @@ from mmengine.config import ConfigDict
 from tiny import ROOT
 
 from adn_mmdet import UserError
-from adn_mmdet.config import load_config, require_data, require_weights, require_writable
+from adn_mmdet.config import load_config, require_data, require_output, require_weights, require_writable
 
 CONFIG = str(ROOT / 'configs' / 'mask_rcnn_r50_adn_1x_coco.py')
 
@@ -27,6 +27,19 @@ def test_work_dir_that_cannot_be_written(tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(UserError, match='cannot write to .*file/out.*another folder'):
         require_writable(tmp_path / 'file' / 'out')
+
+
+def test_output_that_cannot_be_written(tmp_path):
+    (tmp_path / 'file').write_text('kept')
+    require_output(tmp_path / 'new' / 'out.json')
+    require_output(tmp_path / 'file')
+    assert (tmp_path / 'file').read_text() == 'kept' and not list((tmp_path / 'new').iterdir())
+    with pytest.raises(UserError, match='new is a folder: give the name of a file'):
+        require_output(tmp_path / 'new')
+    with pytest.raises(UserError, match='cannot write to .*file .*another folder'):
+        require_output(tmp_path / 'file' / 'out.json')
+    with pytest.raises(UserError, match='cannot write .*File name too long.: give another name'):
+        require_output(tmp_path / ('x' * 250))
 
 
 @pytest.mark.parametrize(
