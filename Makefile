@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 DEMO := work_dirs/demo
 CONFIG := configs/mask_rcnn_r50_adn_shapes.py
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test gpu-check lint clean
 .DELETE_ON_ERROR:
 
 # The operators are put in place each time: a new mmcv-lite may have removed them.
@@ -30,6 +30,16 @@ demo: $(READY)
 
 test: $(READY)
 	$(PYTHON) -m pytest -n 2 --dist loadfile
+
+# On a machine with a GPU, in under 10 minutes; ADN_GPU_TESTS=cpu tries the tests without one.
+gpu-check: export ADN_GPU_TESTS ?= cuda
+gpu-check: $(READY)
+	$(PYTHON) -m pytest -m gpu
+	$(PYTHON) tools/benchmark.py backbone --shape 224 224 --batch-size 1
+	$(PYTHON) tools/benchmark.py backbone --shape 224 224 --batch-size 64
+	$(PYTHON) tools/benchmark.py train --config faster_rcnn
+	$(PYTHON) tools/benchmark.py latency configs/faster_rcnn_r50_adn_1x_coco.py
+	$(PYTHON) tools/benchmark.py one-pass configs/faster_rcnn_r50_adn_1x_coco.py --rounds 5
 
 lint: $(READY)
 	$(PYTHON) -m ruff check .

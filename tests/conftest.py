@@ -1,6 +1,10 @@
 import os
 from pathlib import Path
 
+GPU_TESTS = os.environ.get('ADN_GPU_TESTS')  # set by `make gpu-check`
+if not GPU_TESTS:
+    os.environ['CUDA_VISIBLE_DEVICES'] = ''  # a machine with GPUs tests what one without does; before torch looks
+
 import pytest
 import torch
 from mmengine.visualization import Visualizer
@@ -13,6 +17,15 @@ torch.set_num_threads(1)
 os.environ['OMP_NUM_THREADS'] = '1'  # for the scripts that tests start
 
 DEMO_CONFIG = str(ROOT / 'configs' / 'mask_rcnn_r50_adn_shapes.py')
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked ``gpu`` run by `make gpu-check` alone."""
+    if GPU_TESTS != 'cpu' and not (GPU_TESTS and torch.cuda.is_available()):
+        reason = 'torch sees no GPU' if GPU_TESTS else 'needs a GPU: make gpu-check'
+        for item in items:
+            if item.get_closest_marker('gpu'):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(autouse=True)

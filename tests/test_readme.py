@@ -1,39 +1,124 @@
-"""What the README shows is what works."""
+"""What README and docs show is what works: their commands and their Python run here as written, on narrow nets."""
 
-import argparse
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 
+import cv2
 import pytest
+import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from tiny import ROOT, load_tool
+from tiny import ROOT, load_tool, narrow, small_images
 
-README = (ROOT / 'README.md').read_text(encoding='utf-8')
-BLOCKS = re.findall(r'```(\w*)\n(.*?)```', README, re.DOTALL)
-COMMANDS = [line for kind, block in BLOCKS if not kind for line in block.splitlines() if line.startswith('python ')]
-CONFIGS = [block for kind, block in BLOCKS if kind == 'python' and 'model = dict(' in block]
+PAGES = {path.stem: path.read_text(encoding='utf-8') for path in (ROOT / 'README.md', *ROOT.glob('docs/*.md'))}
+CLASSES = ('circle', 'rectangle', 'triangle')
+DETECTOR = 'mask_rcnn_r50_adn_1x_coco'
+WORK_DIR = f'work_dirs/{DETECTOR}'
+NEED_A_CLUSTER = ('bash tools/dist_', 'srun ')  # tests/test_dist_scripts.py runs those scripts
+TAKE_MINUTES = ('python tools/benchmarks/ablations.py',)
 
 
-@pytest.mark.parametrize('command', COMMANDS)
-def test_commands_name_scripts_configs_and_flags_that_exist(command):
+def blocks(page, kind=''):
+    return [block for found, block in re.findall(r'```(\w*)\n(.*?)```', PAGES[page], re.DOTALL) if found == kind]
+
+
+def commands(page):
+    """The commands of a page, each on one line."""
+    return [line.strip() for block in blocks(page) for line in block.replace('\\\n', ' ').splitlines() if line.strip()]
+
+
+@pytest.fixture(scope='module')
+def project(tmp_path_factory, shapes):
+    """A folder as a user has it after cloning, with narrow nets in the configs and a small data set for COCO."""
+    folder = tmp_path_factory.mktemp('project')
+    (folder / 'tools').symlink_to(ROOT / 'tools')
+    coco = folder / 'data' / 'coco'
+    (coco / 'annotations').mkdir(parents=True)
+    for split in ('train', 'val'):
+        (coco / f'{split}2017').symlink_to(shapes / split)
+        shutil.copy(shapes / f'annotations/instances_{split}.json', coco / f'annotations/instances_{split}2017.json')
+    for name in (DETECTOR, 'retinanet_r50_adn_1x_coco'):
+        cfg = small_images(narrow(Config.fromfile(ROOT / f'configs/{name}.py')))
+        for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+            loader.update(num_workers=0, persistent_workers=False)
+            loader.dataset.metainfo = dict(classes=CLASSES)
+        cfg.train_dataloader.dataset.pipeline[2].scale = (64, 64)
+        cfg.train_cfg.update(max_epochs=1, val_interval=1)
+        (folder / 'configs').mkdir(exist_ok=True)
+        cfg.dump(folder / f'configs/{name}.py')
+    authors = MODELS.build(dict(type='AdaptiveDepthResNet', depth=50, base_channels=8)).state_dict()
+    torch.save(authors, folder / 'downloaded.pth')
+    (folder / 'pretrained').mkdir()
+    torch.save(authors, folder / 'pretrained/resnet50_adn_imagenet.pth')  # so that nothing is downloaded
+    image = cv2.imread(str(shapes / 'val/000001.png'))
+    cv2.imwrite(str(folder / 'street.jpg'), image)
+    writer = cv2.VideoWriter(str(folder / 'drive.mp4'), cv2.VideoWriter.fourcc(*'mp4v'), 5, image.shape[1::-1])
+    for _ in range(3):
+        writer.write(image)
+    writer.release()
+    return folder
+
+
+@pytest.fixture(scope='module')
+def trained_project(project):
+    """The same after the README's training and test: its checkpoint, and the work folder of a run of all depths."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project)
+        patch.setenv('XDG_CACHE_HOME', str(project / 'cache'))
+        _, train, test = [
+            line for line in commands('README') if re.match('python tools/(get_weights|train|test)', line)
+        ]
+        run(train)
+        (project / WORK_DIR / 'epoch_1.pth').rename(project / WORK_DIR / 'epoch_12.pth')  # one epoch is enough here
+        shutil.copy(project / WORK_DIR / 'epoch_12.pth', project)
+        run(test)
+        run(f'{test} --work-dir work_dirs/adn')
+        for name in ('r50', 'r50_base'):  # stand for nets of one depth
+            shutil.copytree(project / 'work_dirs/adn', project / 'work_dirs' / name)
+        yield project
+
+
+def run(command):
     _, script, *arguments = shlex.split(command)
-    args = load_tool(script.removeprefix('tools/').removesuffix('.py')).parse_args(arguments)
-    assert isinstance(args, argparse.Namespace)
-    if getattr(args, 'config', None):
-        assert (ROOT / args.config).is_file()
+    assert load_tool(script.removeprefix('tools/').removesuffix('.py')).main(arguments) == 0, command
+
+
+EACH = [
+    (page, command)
+    for page in PAGES
+    for command in commands(page)
+    if not command.startswith((*NEED_A_CLUSTER, *TAKE_MINUTES, 'make ', 'git clone'))
+]
+
+
+@pytest.mark.parametrize('page, command', EACH, ids=[f'{page}-{command[:60]}' for page, command in EACH])
+def test_every_command_runs_as_written(page, command, trained_project):
+    if command.startswith('python tools/train.py'):
+        return  # the fixture ran it
+    shutil.rmtree(trained_project / 'out', ignore_errors=True)  # an export wants a new folder
+    run(command)
+
+
+def test_the_python_runs_as_written(trained_project):
+    code = next(block for block in blocks('README', 'python') if 'AnyDepthInferencer' in block)
+    done = subprocess.run([sys.executable, '-c', code], cwd=trained_project, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_targets_exist():
     makefile = (ROOT / 'Makefile').read_text()
-    for target in re.findall(r'(?:`|^)make (\w+)', README, re.MULTILINE):
-        assert f'\n{target}:' in makefile, target
+    for page in PAGES.values():
+        for target in re.findall(r'(?:`|^)make ([\w-]+)', page, re.MULTILINE):
+            assert f'\n{target}:' in makefile, target
 
 
 def test_own_data_is_a_config_of_a_few_lines(tmp_path):
     init_default_scope('mmdet')
-    one_class, own_detector = CONFIGS
+    one_class, own_detector = (block for block in blocks('README', 'python') if 'model = dict(' in block)
     path = tmp_path / 'raccoons.py'
     path.write_text(one_class.replace("'./", f"'{ROOT}/configs/"))
     cfg = Config.fromfile(path)
@@ -49,10 +134,16 @@ def test_own_data_is_a_config_of_a_few_lines(tmp_path):
 
 
 def test_every_config_of_the_table_exists():
-    names = re.findall(r'`(\w+_coco\.py)`', README)
+    names = re.findall(r'`(\w+_coco\.py)`', PAGES['README'])
     assert len(names) == 9 and all((ROOT / 'configs' / name).is_file() for name in names)
 
 
-def test_links_exist():
-    for target in re.findall(r'\]\((?!http)([^)]+)\)', README):
-        assert (ROOT / target).is_file(), target
+@pytest.mark.parametrize('page', PAGES)
+def test_links_exist(page):
+    folder = ROOT if page == 'README' else ROOT / 'docs'
+    for target in re.findall(r'\]\((?!http)([^)#]+)', PAGES[page]):
+        assert (folder / target).is_file(), target
+
+
+def test_the_readme_is_short():
+    assert len(PAGES['README'].splitlines()) <= 150
