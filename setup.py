@@ -12,9 +12,11 @@ setup(
     python_requires='>=3.10,<3.13',
     install_requires=[
         'faster-coco-eval',
+        'filelock',
         'matplotlib',
         'numpy',
         'packaging',
+        'pandas',
         'pycocotools',
         'rich',
         'torch',

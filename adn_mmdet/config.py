@@ -13,7 +13,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
 
 from .errors import UserError
-from .files import PARTIAL
+from .files import partial_path
 from .skip_config import SkipConfig
 
 # Weights that configs/ start from but that no URL scheme fetches: how to get them, and what needs none.
@@ -98,7 +98,7 @@ def require_output(path: str | os.PathLike[str]) -> None:
         raise UserError(f'{path} is a folder: give the name of a file')
     require_writable(Path(path).parent)
     try:  # the name that it has while it is written is the longest
-        os.stat(f'{os.fspath(path)}{PARTIAL}')
+        os.stat(partial_path(path))
     except FileNotFoundError:
         pass
     except OSError as error:

@@ -14,26 +14,36 @@ def files(folder):
     return sorted(path.name for path in folder.glob('*.pth*'))
 
 
-def test_a_full_disk_is_said_and_the_older_checkpoint_is_whole(tmp_path):
-    def fill(runner, data_batch):
-        os.symlink('/dev/full', tmp_path / 'epoch_2.pth.partial')
+@pytest.fixture
+def fill(monkeypatch, tmp_path):
+    """Makes the disk full from the call on; ``monkeypatch.undo()`` makes room."""
 
+    def full(path):
+        os.symlink('/dev/full', tmp_path / 'no_room.partial')
+        return tmp_path / 'no_room.partial'
+
+    return lambda *_: monkeypatch.setattr('adn_mmdet.files.partial_path', full)
+
+
+def test_a_full_disk_is_said_and_the_older_checkpoint_is_whole(tmp_path, fill, monkeypatch):
     with pytest.raises(UserError, match=r'cannot save .*epoch_2.pth \(No space left on device\): make room') as error:
         toy_train(tmp_path, hooks=[at(8, fill)], max_keep_ckpts=1)
     assert '\n' not in str(error.value)
     assert files(tmp_path) == ['epoch_1.pth'] and (tmp_path / 'last_checkpoint').read_text().endswith('epoch_1.pth')
     assert load_from_local(tmp_path / 'epoch_1.pth', 'cpu')['meta']['epoch'] == 1
+    monkeypatch.undo()
     toy_train(tmp_path, 'auto', max_keep_ckpts=1)
     assert files(tmp_path) == ['epoch_2.pth']
 
 
-def test_a_file_that_was_there_stays_until_the_new_one_is_whole(tmp_path):
+def test_a_file_that_was_there_stays_until_the_new_one_is_whole(tmp_path, fill, monkeypatch):
     path, backend = tmp_path / 'file', AtomicBackend()
     backend.put_text('old', path)
-    os.symlink('/dev/full', f'{path}.partial')
+    fill()
     with pytest.raises(UserError, match='cannot save'):
         backend.put_text('new', path)
     assert path.read_text() == 'old' and files(tmp_path) == []
+    monkeypatch.undo()
     with pytest.raises(UserError, match=r'cannot save .*file/below \(File exists\)'):
         backend.put(b'', path / 'below')
 
