@@ -11,6 +11,7 @@ ORDER = [
     'files',
     'skip_config',
     'config',
+    'ranks',
     'ops',
     'backbones',
     'distillation',

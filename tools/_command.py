@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 try:
     from adn_mmdet import UserError
     from adn_mmdet.config import load_config, require_writable
+    from adn_mmdet.ranks import leave_ranks
 except ImportError as error:  # the version gate's diagnosis, or a package that is not installed
     print(f'error: {error}', file=sys.stderr)
     raise SystemExit(2) from None
 
-import torch
 from mmengine.config import Config, DictAction
 
 Main = Callable[[Sequence[str] | None], None]
@@ -31,8 +31,8 @@ def command(main: Main) -> Callable[..., int]:
         except UserError as error:
             print(f'error: {error}', file=sys.stderr)
             return 2
-        if torch.distributed.is_initialized():  # gloo's threads may abort a process that just ends
-            torch.distributed.destroy_process_group()
+        finally:
+            leave_ranks()
         return 0
 
     return run
@@ -57,11 +57,6 @@ def run_config(args: argparse.Namespace) -> Config:
     cfg = load_config(args.config, args.cfg_options, args.work_dir)
     require_writable(cfg.work_dir)
     cfg.launcher = args.launcher
-    if args.launcher == 'pytorch' and not torch.cuda.is_available():  # mmengine takes a GPU a process for granted
-        torch.distributed.init_process_group('gloo')
-        unused = cfg.get('find_unused_parameters', False)
-        cfg.model_wrapper_cfg = dict(device_ids=None, broadcast_buffers=False, find_unused_parameters=unused)
-        cfg.sync_bn = None  # torch synchronises statistics of GPU tensors only
     return cfg
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
 from mmengine.config import Config, ConfigDict
-from mmengine.dist import broadcast_object_list, get_rank, init_dist, is_distributed
 
 from ..config import image_folder, local_file, require_data
 from ..errors import UserError
 from ..files import write_atomically
+from ..ranks import join_ranks, once
 from .annotations import (
     IGNORED,
     NOT_TRAINED_ON,
@@ -28,8 +28,6 @@ from .annotations import (
     summarise,
 )
 from .images import compare_sizes, require_images
-
-Result = TypeVar('Result')
 
 
 class _Split(NamedTuple):
@@ -54,8 +52,8 @@ def prepare_data(cfg: Config, *splits: str) -> None:
 
     Objects that mmdet or the evaluation would stumble over (:mod:`~adn_mmdet.datasets.annotations` lists them) are left
     out: the rest is written to ``cfg.work_dir/annotations/`` and the config pointed to it. Otherwise nothing is written
-    or changed. Only data sets that are read as mmdet's CocoDataset reads them are looked into. Under a launcher rank 0
-    does the work, and all ranks learn of it.
+    or changed. Only data sets that are read as mmdet's CocoDataset reads them are looked into. Under a launcher the
+    first rank of each machine does the work, and all ranks learn of it.
 
     Args:
         cfg: a config with a work folder.
@@ -66,29 +64,12 @@ def prepare_data(cfg: Config, *splits: str) -> None:
         SystemExit: on the other ranks, then.
     """
     present = [_read_split(cfg, name) for name in splits if cfg.get(f'{name}_dataloader')]
-    copies = _on_rank_0(cfg, lambda: [_check_split(cfg, split) for split in present])
+    join_ranks(cfg)
+    copies = once(lambda: [_check_split(cfg, split) for split in present], a_machine=True)
     for split, moved in zip(present, copies):
         for path, readers in split.readers().items():
             for config in readers:
                 config.ann_file = moved.get(path, config.ann_file)
-
-
-def _on_rank_0(cfg: Config, work: Callable[[], Result]) -> Result:
-    """The result of a function that rank 0 alone runs; where it fails, all ranks end."""
-    if cfg.get('launcher', 'none') != 'none' and not is_distributed():
-        init_dist(cfg.launcher, **cfg.get('env_cfg', {}).get('dist_cfg', {}))
-    if get_rank() != 0:
-        broadcast_object_list(answer := [None])
-        if answer[0] is None:
-            raise SystemExit(2)  # rank 0 says why
-        return answer[0]
-    try:
-        result = work()
-    except BaseException:
-        broadcast_object_list([None])
-        raise
-    broadcast_object_list([result])
-    return result
 
 
 def _read_split(cfg: Config, name: str) -> _Split:

@@ -11,7 +11,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ..errors import UserError
-from .ranks import any_rank
+from ..ranks import any_rank
 
 
 @HOOKS.register_module()

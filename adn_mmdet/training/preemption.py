@@ -16,8 +16,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
+from ..ranks import any_rank
 from .checkpoint_hook import AtomicCheckpointHook
-from .ranks import any_rank
 
 PREEMPTED = 75  # the exit code; EX_TEMPFAIL of sysexits.h: try again later
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)

@@ -18,7 +18,6 @@ from test_datasets.test_annotations import FAULTS
 
 from adn_mmdet import UserError
 from adn_mmdet.config import load_config
-from adn_mmdet.datasets import preparation
 from adn_mmdet.datasets.annotations import IGNORED, NO_SIZE, NOT_TRAINED_ON, OUTSIDE
 from adn_mmdet.datasets.preparation import prepare_data
 
@@ -245,24 +244,3 @@ def test_a_copy_that_cannot_be_written(cfg, tmp_path):
         content['annotations'][0]['segmentation'] = []
     with pytest.raises(UserError, match='cannot write .*run/annotations/.*give another --work-dir'):
         prepare_data(cfg, 'train')
-
-
-def test_other_ranks_do_as_rank_0_says(cfg, tmp_path, monkeypatch):
-    file = file_of(tmp_path, 'train').resolve()
-    file.write_text('not read by them')
-    monkeypatch.setattr(preparation, 'get_rank', lambda: 1)
-    for said, ends in (([{file: 'copy.json'}], False), (None, True)):
-        monkeypatch.setattr(preparation, 'broadcast_object_list', lambda answer: answer.__setitem__(0, said))  # noqa: B023
-        with pytest.raises(SystemExit, match='2') if ends else contextlib.nullcontext():
-            prepare_data(cfg, 'train')
-    assert cfg.train_dataloader.dataset.ann_file == 'copy.json'
-
-
-def test_rank_0_tells_the_others_before_it_fails(cfg, tmp_path, monkeypatch):
-    told = []
-    monkeypatch.setattr(preparation, 'broadcast_object_list', told.append)
-    prepare_data(cfg, 'train')
-    file_of(tmp_path, 'train').write_text('')
-    with pytest.raises(UserError, match='is empty'):
-        prepare_data(cfg, 'train')
-    assert told == [[[{}]], [None]]
