@@ -24,6 +24,13 @@ class SkipConfig:
 
     flags: tuple[bool, ...]
 
+    def __post_init__(self) -> None:
+        """Refuse what is not a tuple of bools, such as a code, whose letters would all count as true."""
+        if not (isinstance(self.flags, tuple) and all(isinstance(flag, bool) for flag in self.flags)):
+            raise UserError(
+                f'SkipConfig takes a tuple of bools, but got {self.flags!r}: read codes by SkipConfig.parse'
+            )
+
     @classmethod
     def parse(cls, code: str | SkipConfig | Iterable[bool], num_stages: int | None = None) -> SkipConfig:
         """Read a skip code.
@@ -36,8 +43,8 @@ class SkipConfig:
             UserError: a ValueError that says what was given and what is valid.
         """
         if isinstance(code, str):
-            flags = tuple(letter == 'T' for letter in code.upper())
-            letters_are_valid = set(code.upper()) <= {'T', 'F'}
+            flags = tuple(letter in 'Tt' for letter in code)
+            letters_are_valid = set(code) <= set('TtFf')  # before upper(), which makes 'FF' of the ligature 'ﬀ'
         elif isinstance(code, Iterable):
             flags = tuple(code)
             letters_are_valid = all(isinstance(flag, bool) for flag in flags)

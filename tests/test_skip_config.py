@@ -1,6 +1,6 @@
 import pytest
 
-from adn_mmdet import SkipConfig
+from adn_mmdet import SkipConfig, UserError
 
 
 @pytest.mark.parametrize('code', ['TFFF', 'tfff', SkipConfig((True, False, False, False)), [True, False, False, False]])
@@ -19,7 +19,9 @@ def test_super_net_base_net_and_all():
     assert len(set(codes)) == 16 and codes[0] == 'FFFF' and codes[-1] == 'TTTT'
 
 
-@pytest.mark.parametrize('code', ['TTT', 'TTXT', '', 'TTTTT', 'T TT', '0101', [1, 0, 0, 0], None, 5])
+@pytest.mark.parametrize(
+    'code', ['TTT', 'TTXT', '', 'TTTTT', 'T TT', '0101', [1, 0, 0, 0], None, 5, 'ﬀﬀ', b'TTTT', 0.5, True]
+)
 def test_anything_else_is_refused_with_examples(code):
     with pytest.raises(ValueError, match='is not a skip code.*FFFF .super-net. or TTTT .base-net.') as error:
         SkipConfig.parse(code, 4)
@@ -31,3 +33,11 @@ def test_list_of_codes():
     assert SkipConfig.parse_list('all', 4) == SkipConfig.all(4)
     with pytest.raises(ValueError, match="'' is not a skip code"):
         SkipConfig.parse_list('FFFF,', 4)
+
+
+@pytest.mark.parametrize('flags', ['FFFF', [True, False], (1, 0), None])
+def test_flags_are_a_tuple_of_bools(flags):
+    with pytest.raises(
+        UserError, match='SkipConfig takes a tuple of bools, but got .*: read codes by SkipConfig.parse'
+    ):
+        SkipConfig(flags)

@@ -8,22 +8,17 @@ mandatory sub-path followed by a skippable one. The mandatory sub-path may hold 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from ..errors import UserError
 from ..skip_config import SkipConfig
+from .skip_in_force import force_skip, skip_in_force
 
 Skip = str | SkipConfig | Iterable[bool]
-
-# The skips that `using_skip` has set in this context, by id of the backbone. A context variable is seen by its own
-# thread only; it lives outside the backbone because it can be neither pickled nor deep-copied.
-_ACTIVE_SKIPS: ContextVar[Mapping[int, SkipConfig]] = ContextVar('active_skips', default=MappingProxyType({}))
 
 
 def num_mandatory(num_blocks: int) -> int:
@@ -64,23 +59,27 @@ class AdaptiveDepthBackbone(nn.Module):
 
     @contextmanager
     def using_skip(self, skip: Skip) -> Iterator[SkipConfig]:
-        """Run this backbone at ``skip`` inside the ``with`` block, in this thread only.
+        """Run this backbone at ``skip`` inside the ``with`` block, in this thread or task only.
+
+        What runs while a generator is suspended inside the block is not inside it. A copy that is made inside it keeps
+        ``skip`` as its stored one.
 
         Raises:
             UserError: ``skip`` is not a code of this backbone's length.
         """
         parsed = SkipConfig.parse(skip, self.num_stages)
-        token = _ACTIVE_SKIPS.set({**_ACTIVE_SKIPS.get(), id(self): parsed})
-        try:
+        with force_skip(self, parsed):
             yield parsed
-        finally:
-            _ACTIVE_SKIPS.reset(token)
 
     def resolve_skip(self, skip: Skip | None = None) -> SkipConfig:
         """The skip to run at: the explicit one, else the one of :meth:`using_skip`, else the stored one."""
         if skip is not None:
             return SkipConfig.parse(skip, self.num_stages)
-        return _ACTIVE_SKIPS.get().get(id(self), self._skip)
+        return skip_in_force(self) or self._skip
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles are made of: they run at the skip in force, which is none of theirs."""
+        return {**super().__getstate__(), '_skip': self.resolve_skip()}
 
     def skipped_blocks(self, skip: Skip) -> list[nn.Module]:
         """The blocks that a forward at ``skip`` does not run."""
@@ -155,7 +154,8 @@ def find_backbone(model: nn.Module) -> AdaptiveDepthBackbone:
     Raises:
         UserError: there is none, or more than one.
     """
-    found = [module for module in model.modules() if isinstance(module, AdaptiveDepthBackbone)]
+    modules = model.modules() if isinstance(model, nn.Module) else ()
+    found = [module for module in modules if isinstance(module, AdaptiveDepthBackbone)]
     if len(found) != 1:
         inner = type(getattr(model, 'backbone', model)).__name__
         raise UserError(

@@ -160,13 +160,14 @@ def test_skip_is_resolved_in_order_and_restored():
         backbone(images(), 'TT')
 
 
-@pytest.mark.parametrize('copier', [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
-def test_copies_are_independent(copier):
+@pytest.mark.parametrize('copier', [copy.copy, copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
+def test_copies_are_independent_and_run_at_the_skip_in_force(copier):
     backbone = narrow(skip='TFFF').eval()
+    assert str(copier(backbone).skip) == 'TFFF'
     with backbone.using_skip('TTTT'):
         other = copier(backbone)
-        assert str(other.resolve_skip()) == 'TFFF'
-    assert_equal(other(images()), backbone(images()))
+        assert_equal(other(images()), backbone(images()))
+    assert [str(net.resolve_skip()) for net in (other, backbone)] == ['TTTT', 'TFFF']
     other.set_skip('FFFF')
     assert str(backbone.skip) == 'TFFF'
 
@@ -266,6 +267,14 @@ def test_set_skip_reaches_through_wrappers():
     assert str(find_backbone(wrapped).skip) == 'TTFF'
     with pytest.raises(UserError, match='ResNet should have one adaptive-depth backbone, but has 0'):
         set_skip(narrow(ResNet), 'TTFF')
+
+
+@pytest.mark.parametrize(
+    'model, skip', [(narrow(), None), (narrow(), 5), (narrow(), {}), (None, 'TTFF'), ('x', 'TTFF')]
+)
+def test_wrong_types_are_refused_in_one_line(model, skip):
+    with pytest.raises(UserError, match='is not a skip code|should have one adaptive-depth backbone'):
+        set_skip(model, skip)
 
 
 @pytest.mark.parametrize('depth', [18, 152])
