@@ -6,17 +6,14 @@ import shutil
 import subprocess
 import sys
 
-import cv2
 import pytest
-import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from tiny import ROOT, load_tool, narrow, small_images
+from project import DETECTOR, make_project
+from tiny import ROOT, load_tool
 
 PAGES = {path.stem: path.read_text(encoding='utf-8') for path in (ROOT / 'README.md', *ROOT.glob('docs/*.md'))}
-CLASSES = ('circle', 'rectangle', 'triangle')
-DETECTOR = 'mask_rcnn_r50_adn_1x_coco'
 WORK_DIR = f'work_dirs/{DETECTOR}'
 NEED_A_CLUSTER = ('bash tools/dist_', 'srun ')  # tests/test_dist_scripts.py runs those scripts
 TAKE_MINUTES = ('python tools/benchmarks/ablations.py',)
@@ -33,34 +30,7 @@ def commands(page):
 
 @pytest.fixture(scope='module')
 def project(tmp_path_factory, shapes):
-    """A folder as a user has it after cloning, with narrow nets in the configs and a small data set for COCO."""
-    folder = tmp_path_factory.mktemp('project')
-    (folder / 'tools').symlink_to(ROOT / 'tools')
-    coco = folder / 'data' / 'coco'
-    (coco / 'annotations').mkdir(parents=True)
-    for split in ('train', 'val'):
-        (coco / f'{split}2017').symlink_to(shapes / split)
-        shutil.copy(shapes / f'annotations/instances_{split}.json', coco / f'annotations/instances_{split}2017.json')
-    for name in (DETECTOR, 'retinanet_r50_adn_1x_coco'):
-        cfg = small_images(narrow(Config.fromfile(ROOT / f'configs/{name}.py')))
-        for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
-            loader.update(num_workers=0, persistent_workers=False)
-            loader.dataset.metainfo = dict(classes=CLASSES)
-        cfg.train_dataloader.dataset.pipeline[2].scale = (64, 64)
-        cfg.train_cfg.update(max_epochs=1, val_interval=1)
-        (folder / 'configs').mkdir(exist_ok=True)
-        cfg.dump(folder / f'configs/{name}.py')
-    authors = MODELS.build(dict(type='AdaptiveDepthResNet', depth=50, base_channels=8)).state_dict()
-    torch.save(authors, folder / 'downloaded.pth')
-    (folder / 'pretrained').mkdir()
-    torch.save(authors, folder / 'pretrained/resnet50_adn_imagenet.pth')  # so that nothing is downloaded
-    image = cv2.imread(str(shapes / 'val/000001.png'))
-    cv2.imwrite(str(folder / 'street.jpg'), image)
-    writer = cv2.VideoWriter(str(folder / 'drive.mp4'), cv2.VideoWriter.fourcc(*'mp4v'), 5, image.shape[1::-1])
-    for _ in range(3):
-        writer.write(image)
-    writer.release()
-    return folder
+    return make_project(tmp_path_factory.mktemp('project'), shapes)
 
 
 @pytest.fixture(scope='module')
