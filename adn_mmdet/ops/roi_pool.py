@@ -42,7 +42,9 @@ def roi_pool_backward(
     channels = torch.arange(grad_input.shape[1], device=rois.device).view(1, -1, 1, 1)
     maps = rois[:, 0].long().view(-1, 1, 1, 1) * grad_input.shape[1] + channels
     index = maps * grad_input[0, 0].numel() + argmax.clamp(min=0)
-    grad_input.view(-1).index_add_(0, index.flatten(), grad_output.masked_fill(argmax < 0, 0).flatten())
+    grads = widened(grad_output).masked_fill(argmax < 0, 0)
+    total = widened(grad_input).flatten().index_add(0, index.flatten(), grads.flatten())
+    grad_input.copy_(total.view_as(grad_input))
 
 
 def _bins(input: Tensor, rois: Tensor, rows: int, columns: int, spatial_scale: float) -> tuple[Tensor, Tensor]:

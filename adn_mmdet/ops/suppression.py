@@ -85,7 +85,8 @@ def _decay(
     intersection = width * height
     overlap = intersection / (best[5] + rest[:, 5] - intersection)
     if method == 2:
-        return np.exp(-(overlap * overlap) / np.float32(sigma))
+        # numpy's exp of float32 is less exact than C's, which mmcv uses.
+        return np.exp((-(overlap * overlap) / np.float32(sigma)).astype(np.float64)).astype(np.float32)
     lowered = 1 - overlap if method == 1 else np.zeros_like(overlap)
     return np.where(overlap >= np.float32(iou_threshold), lowered, np.float32(1))
 

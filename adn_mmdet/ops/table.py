@@ -18,6 +18,7 @@ from .deform_conv import (
     modulated_deform_conv_forward,
 )
 from .focal_loss import sigmoid_focal_loss_backward, sigmoid_focal_loss_forward
+from .left_out import left_out
 from .masked_conv import masked_col2im_forward, masked_im2col_forward
 from .roi_align import roi_align_backward, roi_align_forward
 from .roi_pool import roi_pool_backward, roi_pool_forward
@@ -48,8 +49,6 @@ __all__ = [
     'softnms',
 ]
 
-BUILD = 'pip uninstall -y mmcv-lite && MMCV_WITH_OPS=1 pip install --no-binary mmcv --no-build-isolation mmcv==2.1.0'
-
 
 def get_compiler_version() -> str:
     """What mmcv prints of its environment: which library its operators come from."""
@@ -66,7 +65,7 @@ def __getattr__(name: str) -> Callable[..., NoReturn]:
     if name.startswith('__'):
         raise AttributeError(name)
 
-    def left_out(*args: Any, **kwargs: Any) -> NoReturn:
-        raise NotImplementedError(f'mmcv-lite has no operator {name}: build mmcv, with a compiler, by `{BUILD}`')
+    def missing(*args: Any, **kwargs: Any) -> NoReturn:
+        raise left_out(name)
 
-    return left_out
+    return missing
