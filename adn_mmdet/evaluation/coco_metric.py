@@ -6,129 +6,196 @@ import contextlib
 import io
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import mmengine
 import numpy as np
 from mmdet.datasets.api_wrappers import COCO, COCOeval
 from mmdet.evaluation import CocoMetric
-from mmengine.config import ConfigDict
-from mmengine.logging import MMLogger
+from mmdet.registry import METRICS as DETECTION_METRICS
+from mmengine.logging import MMLogger, print_log
 from mmengine.registry import METRICS
+from pycocotools import mask as coco_mask
+from terminaltables import AsciiTable
+
+from ..errors import UserError
+
+AP_AT = 100  # detections an image for the overall AP, as COCO defines it
+APS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
+Prediction = dict[str, Any]
 
 
 @METRICS.register_module()
 class ExactCocoMetric(CocoMetric):
-    """mmdet's CocoMetric for ``bbox`` and ``segm``, to the last bit as pycocotools computes them.
+    """mmdet's CocoMetric, unrounded, of the images that were tested.
 
-    mmdet rounds to 3 decimals and stops at a detector that finds nothing; here such a detector has AP 0. Results are
-    named as mmdet's (``bbox_mAP``, ``bbox_mAP_50``, …, ``bbox_AR@100``, …); NaN stands for a size without objects.
+    Its numbers are pycocotools', NaN where that has -1: for a size without objects, or an IoU threshold that is not
+    among ``iou_thrs``. mmdet rounds to 3 decimals, stops at a detector that finds nothing (here its AP is 0), and
+    counts the objects of images that were left out as missed.
+
+    Results are named as mmdet's: ``bbox_mAP``, ``bbox_mAP_50``, …, and beside them ``bbox_AR@100``, …, or what
+    ``metric_items`` asks for. The overall AP is at 100 detections an image, all else at the most of ``proposal_nums``.
+    ``classwise`` adds ``<class>_precision``; of several metrics each its own, ``bbox_<class>_precision``.
     faster-coco-eval does the work where it is installed.
+
+    Raises:
+        UserError: ``proposal_fast``, ``metric_items`` that there are not, or predictions that cannot be evaluated.
     """
 
+    _coco_api: Any
+    dataset_meta: dict[str, Any]
+    iou_thrs: np.ndarray
     cat_ids: list[int] | None
     img_ids: list[int] | None
 
+    def __init__(self, ann_file: str | None = None, **kwargs: Any) -> None:
+        super().__init__(ann_file, **kwargs)
+        self.iou_thrs = np.atleast_1d(self.iou_thrs).astype(float)
+        if 'proposal_fast' in self.metrics:
+            raise UserError("proposal_fast is mmdet's own count, which takes images for sorted: use proposal")
+        unknown = set(self.metric_items or ()) - {*APS, *self._recalls()}
+        if unknown:
+            known = ', '.join((*APS, *self._recalls()))
+            raise UserError(f'metric_items should be some of {known}, but got {", ".join(sorted(unknown))}')
+
+    def _recalls(self) -> dict[str, tuple[int, int]]:
+        """By name: the index of a range of sizes, and detections an image."""
+        most = max(self.proposal_nums)
+        sizes = {f'AR_{size}@{most}': (index, most) for index, size in enumerate('sml', 1)}
+        return {f'AR@{number}': (0, number) for number in self.proposal_nums} | sizes
+
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:
         """Evaluate ``(ground truth, prediction)`` pairs, one an image."""
-        if not set(self.metrics) <= {'bbox', 'segm'} or self.format_only or self.classwise or not self._coco_api:
-            return super().compute_metrics(results)
-        self.cat_ids = self.cat_ids or self._coco_api.get_cat_ids(cat_names=self.dataset_meta['classes'])
-        self.img_ids = self.img_ids or self._coco_api.get_img_ids()
-        with tempfile.TemporaryDirectory() as folder:
-            predictions = [prediction for _, prediction in results]
-            files = self.results2json(predictions, self.outfile_prefix or str(Path(folder) / 'results'))
-            detections = {metric: mmengine.load(files[metric]) for metric in self.metrics}
-        return {
-            f'{metric}_{name}': value
-            for metric in self.metrics
-            for name, value in self._evaluate(metric, detections[metric]).items()
+        if not results:
+            raise UserError('there is nothing to evaluate: no image was tested')
+        truths, predictions = zip(*results)
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+            if self._coco_api is None:
+                self._coco_api = COCO(self.gt_to_coco_json(truths, self.outfile_prefix or f'{folder}/results'))
+            self._number_anew([prediction['img_id'] for prediction in predictions])
+            if self.outfile_prefix:
+                self.results2json(predictions, self.outfile_prefix)
+            found = {} if self.format_only else {name: self._evaluate(name, predictions) for name in self.metrics}
+        return {name: value for numbers in found.values() for name, value in numbers.items()}
+
+    def _evaluate(self, metric: str, predictions: Sequence[Prediction]) -> dict[str, float]:
+        evaluation = self.accumulate(evaluation_class(), self.as_coco(predictions, metric), metric)
+        numbers = self._aps(evaluation) | {
+            name: _mean(evaluation.eval['recall'][:, :, size, evaluation.params.maxDets.index(number)])
+            for name, (size, number) in self._recalls().items()
         }
+        if metric == 'proposal':
+            return {name: numbers[name] for name in self.metric_items or self._recalls()}
+        of_classes = self._classwise(evaluation, metric) if self.classwise else {}
+        return {f'{metric}_{name}': numbers[name] for name in self.metric_items or numbers} | of_classes
 
-    def _evaluate(self, metric: str, detections: list[dict[str, Any]]) -> dict[str, float]:
-        if metric == 'segm':  # sizes are then those of the masks
-            for detection in detections:
-                detection.pop('bbox')
-        summary = io.StringIO()
-        with contextlib.redirect_stdout(summary):
-            found = _load_detections(self._coco_api, detections)
-            coco_eval = self.run_coco_eval(_evaluation_class()(self._coco_api, found, metric))
-        MMLogger.get_current_instance().info(f'{metric}\n{summary.getvalue()}')
-        most = self.proposal_nums[-1]
-        recalls = [f'AR@{number}' for number in self.proposal_nums] + [f'AR_{size}@{most}' for size in 'sml']
-        names: Sequence[str] = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l', *recalls)
-        return {name: float(v) if v >= 0 else float('nan') for name, v in zip(names, coco_eval.stats)}
+    def _number_anew(self, tested: list[Any]) -> None:
+        """Let the annotations of the tested images have ids from 1 on, in the order of the old ones.
 
-    def run_coco_eval(self, coco_eval: COCOeval) -> COCOeval:
-        """Let an evaluation compute its 12 numbers (``stats``) with this metric's settings."""
-        coco_eval.params.catIds = self.cat_ids
-        coco_eval.params.imgIds = self.img_ids
-        coco_eval.params.maxDets = list(self.proposal_nums)
-        coco_eval.params.iouThrs = self.iou_thrs
-        coco_eval.evaluate()
-        coco_eval.accumulate()
-        coco_eval.summarize()
-        return coco_eval
+        Evaluations take ids for 64-bit integers, or even floats, and an id of 0 for no object.
+        """
+        if self.img_ids == tested:
+            return
+        api, classes = self._coco_api, self.dataset_meta['classes']
+        self.img_ids, self.cat_ids = tested, api.get_cat_ids(cat_names=classes)
+        self._numbers = {img_id: number for number, img_id in enumerate(sorted(set(tested)), 1)}
+        names = {category['name'] for category in api.cats.values()}
+        unknown = [f'image id {img_id}' for img_id in self._numbers if img_id not in api.imgs]
+        unknown += [f'class {name}' for name in classes if name not in names]
+        if unknown:
+            raise UserError(
+                f"the evaluator's annotations lack {len(unknown)} tested images or classes, the first is {unknown[0]}: "
+                'ann_file of the evaluator and of the data set should be the same'
+            )
+        categories = {cat_id: number for number, cat_id in enumerate(self.cat_ids, 1)}
+        things: list[dict[str, Any]] = []
+        for img_id, number in self._numbers.items():
+            for thing in api.imgToAnns.get(img_id, ()):
+                if category := categories.get(thing['category_id']):
+                    things.append(thing | {'id': len(things) + 1, 'image_id': number, 'category_id': category})
+        images = [api.imgs[img_id] | {'id': number} for img_id, number in self._numbers.items()]
+        rows = [api.cats[cat_id] | {'id': number} for cat_id, number in categories.items()]
+        self._truth = _coco(images, rows, things)
+
+    def as_coco(self, predictions: Sequence[Prediction], metric: str) -> COCO:
+        """Predictions as pycocotools' loadRes would read them from mmdet's files."""
+        if metric == 'segm' and not all('masks' in prediction for prediction in predictions):
+            raise UserError('the detector predicts no masks: leave segm out of the metric')
+        categories = [category['id'] for category in self._truth.dataset['categories']]
+        things: list[dict[str, Any]] = []
+        for prediction in predictions:
+            scores = prediction['scores']
+            if metric == 'segm':  # sizes are then those of the masks
+                scores = prediction.get('mask_scores', scores)
+                shapes = [{'segmentation': m, 'area': float(coco_mask.area(m))} for m in prediction['masks']]
+            else:
+                boxes = np.array(prediction['bboxes'], float).reshape(-1, 4)
+                boxes[:, 2:] -= boxes[:, :2]
+                shapes = [{'bbox': box, 'area': box[2] * box[3]} for box in boxes.tolist()]
+            for label, score, shape in zip(prediction['labels'], scores, shapes):
+                ids = dict(id=len(things) + 1, image_id=self._numbers[prediction['img_id']])
+                things.append(ids | shape | dict(category_id=categories[label], score=float(score), iscrowd=0))
+        return _coco(self._truth.dataset['images'], self._truth.dataset['categories'], things)
+
+    def accumulate(self, kind: type[COCOeval], found: COCO, metric: str) -> COCOeval:
+        """Run an evaluation, of either library, with this metric's settings."""
+        evaluation = kind(self._truth, found, 'segm' if metric == 'segm' else 'bbox')
+        evaluation.params.useCats = int(metric != 'proposal')
+        evaluation.params.maxDets = sorted({AP_AT, *self.proposal_nums})
+        evaluation.params.iouThrs = self.iou_thrs
+        evaluation.evaluate()
+        evaluation.accumulate()
+        return evaluation
+
+    def _aps(self, evaluation: COCOeval, category: slice = slice(None)) -> dict[str, float]:
+        """The average precisions of all categories, or of some."""
+        counts = evaluation.params.maxDets
+        precision = evaluation.eval['precision'][:, :, category]  # (IoU thresholds, recalls, classes, sizes, counts)
+        overall, most = precision[..., counts.index(AP_AT)], precision[..., counts.index(max(self.proposal_nums))]
+        at = [most[np.isclose(self.iou_thrs, threshold), ..., 0] for threshold in (0.5, 0.75)]
+        return dict(zip(APS, map(_mean, (overall[..., 0], *at, *(most[..., size] for size in (1, 2, 3))))))
+
+    def _classwise(self, evaluation: COCOeval, metric: str) -> dict[str, float]:
+        names = [category['name'] for category in self._truth.dataset['categories']]
+        aps = {name: self._aps(evaluation, slice(index, index + 1)) for index, name in enumerate(names)}
+        rows = [[name, *(f'{value:.3f}' for value in numbers.values())] for name, numbers in aps.items()]
+        MMLogger.get_current_instance().info(f'{metric}\n{AsciiTable([["category", *APS], *rows]).table}')
+        before = f'{metric}_' if len(self.metrics) > 1 else ''
+        return {f'{before}{name}_precision': numbers['mAP'] for name, numbers in aps.items()}
 
 
-def use_exact_metrics(evaluator: ConfigDict | list[ConfigDict]) -> None:
-    """Replace mmdet's CocoMetric in an evaluator's config, in place."""
-    for metric in evaluator if isinstance(evaluator, list) else [evaluator]:
-        if metric.get('type') in ('CocoMetric', 'mmdet.CocoMetric'):
-            metric['type'] = 'ExactCocoMetric'
+def _mean(numbers: np.ndarray) -> float:
+    """The mean of what there is; pycocotools writes -1 where there is nothing."""
+    there = numbers[numbers > -1]
+    return float(there.mean()) if there.size else float('nan')
 
 
-def _evaluation_class() -> type[COCOeval]:
+def _coco(images: list[Any], categories: list[Any], annotations: list[Any]) -> COCO:
+    coco = COCO()
+    coco.dataset = {'images': images, 'categories': categories, 'annotations': annotations}
+    coco.createIndex()
+    return coco
+
+
+def evaluation_class() -> type[COCOeval]:
     """faster-coco-eval's evaluation, the same numbers many times faster; pycocotools' where it is not installed."""
     try:
         from faster_coco_eval import COCOeval_faster
     except ImportError:
         return COCOeval
-
-    class FasterCOCOeval(COCOeval_faster):
-        """COCOeval_faster, and pycocotools' numbers where the two differ.
-
-        pycocotools divides by tp + fp + 2^-52. In floating point that is another number only where tp = 1 and fp = 0:
-        the precision of a class whose best detection is right and whose second best is not.
-        """
-
-        # Its own takes the overall AP at the most detections an image, pycocotools' at 100.
-        summarize = COCOeval.summarize
-
-        def evaluate(self) -> None:
-            recalls = self.params.recThrs
-            # Whatever the number of objects n, one more is in (1 / n, 2 / n], where the second best detection counts.
-            self.params.recThrs = more = np.union1d(recalls, 2.0 ** np.arange(-24, 2))
-            super().evaluate()
-            self.params.recThrs = recalls
-            second = np.searchsorted(more, 1 / np.maximum(_num_objects(self), 1), side='right')
-            precision = self.eval['precision']  # (IoU thresholds, recalls, classes, sizes, max_dets)
-            at_second = np.take_along_axis(precision, second[None, None, :, :, None], axis=1)
-            precision = np.where((precision == 1) & (at_second < 1), 1 / (1 + np.spacing(1)), precision)
-            self.eval['precision'] = precision[:, np.isin(more, recalls)]
-
-    return FasterCOCOeval
+    return COCOeval_faster
 
 
-def _num_objects(coco_eval: COCOeval) -> np.ndarray:
-    """The objects of each class and size that count, (classes, sizes)."""
-    params, truth = coco_eval.params, coco_eval.cocoGt
-    annotations = truth.loadAnns(truth.getAnnIds(params.imgIds, params.catIds))
-    objects = [annotation for annotation in annotations if not annotation['ignore']]
-    areas = np.array([annotation['area'] for annotation in objects])[:, None]
-    lowest, highest = np.transpose(params.areaRng)
-    rows = np.searchsorted(params.catIds, [annotation['category_id'] for annotation in objects])
-    numbers = np.zeros((len(params.catIds), len(lowest)), int)
-    np.add.at(numbers, rows, (areas >= lowest) & (areas <= highest))
-    return numbers
-
-
-def _load_detections(ground_truth: COCO, detections: list[dict[str, Any]]) -> COCO:
-    """``loadRes``, which fails on an empty list."""
-    if detections:
-        return ground_truth.loadRes(detections)
-    empty = COCO()
-    empty.dataset = {**{key: ground_truth.dataset[key] for key in ('images', 'categories')}, 'annotations': []}
-    empty.createIndex()
-    return empty
+def use_exact_metrics(evaluator: Any) -> None:
+    """Replace mmdet's CocoMetric in an evaluator's config, in place, and say so."""
+    if isinstance(evaluator, (list, tuple)):
+        for metric in evaluator:
+            use_exact_metrics(metric)
+    elif isinstance(evaluator, dict) and 'metrics' in evaluator:
+        use_exact_metrics(evaluator['metrics'])
+    elif isinstance(evaluator, dict):
+        kind = evaluator.get('type')
+        if (DETECTION_METRICS.get(kind) if isinstance(kind, str) else kind) is CocoMetric:
+            evaluator['type'] = 'ExactCocoMetric'
+            print_log('CocoMetric is replaced by ExactCocoMetric: its numbers, unrounded', 'current')
+    elif type(evaluator) is CocoMetric:
+        print_log('CocoMetric rounds to 3 decimals: use ExactCocoMetric to rank close sub-networks', 'current')

@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import sys
-import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -72,22 +71,16 @@ def main(annotations: Path) -> None:
     """Perturbed detections of every object of an annotation file, evaluated by both; prints medians and ratios."""
     MMLogger.get_instance('benchmark', log_level='WARNING')
     metric = build_metric(annotations)
-    metric.cat_ids, metric.img_ids = metric._coco_api.get_cat_ids(), metric._coco_api.get_img_ids()
     predictions = list(perturbed(annotations, copies=COPIES))
-    folder = tempfile.TemporaryDirectory()
-    files = metric.results2json(predictions, f'{folder.name}/results')
+    metric.compute_metrics([({}, prediction) for prediction in predictions])  # numbers images and annotations
     print(f'{sum(len(image["labels"]) for image in predictions)} detections on {len(predictions)} images')
-    backends = {'pycocotools': COCOeval, 'faster-coco-eval': coco_metric._evaluation_class()}
+    backends = {'pycocotools': COCOeval, 'faster-coco-eval': coco_metric.evaluation_class()}
     for name in ('bbox', 'segm'):
-        truth, detections = metric._coco_api, coco_metric.mmengine.load(files[name])
-        for detection in detections if name == 'segm' else ():
-            del detection['bbox']  # as mmdet does: sizes are those of the masks
-        with contextlib.redirect_stdout(io.StringIO()):
-            found = coco_metric._load_detections(truth, detections)
+        found = metric.as_coco(predictions, name)
 
         def evaluate(backend: type, name: str = name, found: COCO = found) -> None:
             with contextlib.redirect_stdout(io.StringIO()):
-                metric.run_coco_eval(backend(metric._coco_api, found, name))
+                metric.accumulate(backend, found, name)
 
         seconds = interleaved_medians({key: partial(evaluate, backend) for key, backend in backends.items()}, ROUNDS, 1)
         slow, fast = seconds.values()
