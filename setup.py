@@ -11,3 +11,21 @@ setup(
     package_data={'adn_mmdet': ['results/*.json']},
     python_requires='>=3.10,<3.13',
     install_requires=[
+        'faster-coco-eval>=1.8,<1.9',  # its COCOeval_faster.eval is read, whose layout is nowhere promised
+        'filelock',
+        'matplotlib',
+        'numpy',
+        'packaging',
+        'pandas',
+        'pycocotools',
+        'rich',
+        'torch',
+        'torchvision',
+    ],
+    extras_require={
+        'tests': ['pytest'],
+        'weights': ['gdown'],
+        'onnx': ['onnx'],
+        'dev': ['gdown', 'mypy', 'onnx', 'onnxruntime', 'pytest', 'pytest-xdist', 'ruff'],
+    },
+)
