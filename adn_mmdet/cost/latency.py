@@ -20,7 +20,7 @@ from torch import nn
 from ..backbones.adaptive_depth import find_backbone
 from ..backbones.features import unwrap
 from ..errors import UserError
-from ..ops.precision import autocast, post_processors, require_amp
+from ..ops.precision import autocast, keep_boxes_exact, post_processors
 from ..skip_config import SkipConfig
 
 PARTS = ('backbone', 'neck', 'post')  # what is timed beside the whole call; the heads are the rest
@@ -124,13 +124,13 @@ def measure_latency(
         One row a code, the ratios to the first; one row for None.
 
     Raises:
-        UserError: numbers that are not positive, or ``amp`` where an operator lacks it.
+        UserError: numbers that are not positive.
     """
     require_positive(batch_size=batch_size, rounds=rounds, input_size=min(input_size))
     detector = unwrap(model)
     device = next(detector.parameters()).device
     if amp:
-        require_amp(detector, device)
+        keep_boxes_exact(detector, device)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     if channels_last:
         detector.to(memory_format=torch.channels_last)

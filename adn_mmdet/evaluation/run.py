@@ -28,7 +28,7 @@ from ..datasets.images import name_unreadable
 from ..datasets.preparation import prepare_data
 from ..errors import UserError
 from ..files import file_sha256
-from ..ops.precision import require_amp
+from ..ops.precision import keep_boxes_exact
 from ..results.rows import FILE_NAME, Row, held_rows
 from ..results.tables import print_table
 from ..skip_config import SkipConfig
@@ -87,7 +87,7 @@ def evaluate_sub_nets(
         use_exact_metrics(cfg.test_evaluator)
     runner = Runner.from_cfg(cfg)
     if amp:
-        require_amp(unwrap(runner.model), torch.device(get_device()))
+        keep_boxes_exact(unwrap(runner.model), torch.device(get_device()))
     load_for_testing(runner.model, checkpoint, codes or (), allow_untrained, allow_mismatch)
     run = _describe_run(cfg, checkpoint, annotations, name_unreadable(runner.test_dataloader).dataset)
     run |= {'input_size': list(input_size), 'settings_sha256': settings}

@@ -25,7 +25,7 @@ from ..backbones.compiled import compile_stages
 from ..checkpoints import load_for_testing, read_weights
 from ..config import coco_dataset, load_config
 from ..errors import UserError
-from ..ops.precision import autocast, require_amp
+from ..ops.precision import autocast, keep_boxes_exact
 from .inputs import Image, list_inputs, naming_what_fails
 from .pictures import draw_label, picture_name, require_names_apart, write_picture
 from .video import Video, VideoWriter
@@ -79,7 +79,7 @@ class StrictInferencer(DetInferencer):
         self.device = next(self.model.parameters()).device
         self.amp, self.channels_last, self.compiled = amp, channels_last, compiled
         if amp:
-            require_amp(self.model, self.device)
+            keep_boxes_exact(self.model, self.device)
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
         if compiled:

@@ -1,15 +1,13 @@
-"""Mixed precision when detecting: which one a device has, and what stands in its way."""
+"""Mixed precision when detecting: which one a device has, and what stays exact in it."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from mmcv.ops import RoIAlign
+from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor
 from mmengine.utils import apply_to
 from torch import Tensor, nn
-
-from ..errors import UserError
 
 
 def autocast(device: torch.device, enabled: bool) -> torch.autocast:
@@ -17,24 +15,20 @@ def autocast(device: torch.device, enabled: bool) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16 if device.type == 'cpu' else torch.float16, enabled)
 
 
-def require_amp(detector: nn.Module, device: torch.device) -> None:
-    """Make sure that a detector runs in mixed precision on a device.
+def keep_boxes_exact(detector: nn.Module, device: torch.device) -> None:
+    """Let boxes and scores be float32 from now on where a detector runs in bfloat16, as it does on the CPU.
 
-    On the CPU, where mmcv's NMS has no bfloat16, its heads from now on hand out float32, whatever they compute in.
-
-    Raises:
-        UserError: it cannot.
+    bfloat16 has 8 bits: beyond 512 pixels it knows every fourth one. mmdet gives boxes the precision of the features
+    that they are cut out of, so RoI extractors are handed float32; heads hand it out, whatever they compute in.
     """
     if device.type != 'cpu':
         return
-    if any(isinstance(module, RoIAlign) for module in detector.modules()):
-        raise UserError(
-            f"{type(detector).__name__} cannot run in mixed precision on the CPU, where mmcv's RoIAlign has no "
-            'bfloat16: use a GPU, or leave --amp out'
-        )
+    for module in detector.modules():
+        if isinstance(module, BaseRoIExtractor) and _float32_in not in module._forward_pre_hooks.values():
+            module.register_forward_pre_hook(_float32_in)
     for head in post_processors(detector):
-        if _give_float32 not in head._forward_hooks.values():
-            head.register_forward_hook(_give_float32)
+        if _float32_out not in head._forward_hooks.values():
+            head.register_forward_hook(_float32_out)
 
 
 def post_processors(detector: nn.Module) -> list[nn.Module]:
@@ -42,5 +36,13 @@ def post_processors(detector: nn.Module) -> list[nn.Module]:
     return [module for module in detector.modules() if hasattr(module, 'predict_by_feat')]
 
 
-def _give_float32(module: nn.Module, args: Any, output: Any) -> Any:
-    return apply_to(output, lambda value: isinstance(value, Tensor) and value.is_floating_point(), Tensor.float)
+def _float32_in(module: nn.Module, args: Any) -> Any:
+    return _float32(args)
+
+
+def _float32_out(module: nn.Module, args: Any, output: Any) -> Any:
+    return _float32(output)
+
+
+def _float32(values: Any) -> Any:
+    return apply_to(values, lambda value: isinstance(value, Tensor) and value.is_floating_point(), Tensor.float)

@@ -117,8 +117,6 @@ def test_predictions_and_pictures_asked_for_are_made_anew(test, passes, tmp_path
     assert (pictures[0] != pictures[2]).any() and not torch.equal(boxes[0], boxes[2])
 
 
-def test_mixed_precision_is_refused_where_an_operator_lacks_it(test, capsys):
-    if torch.cuda.is_available():
-        assert test('--amp') == 0
-    else:
-        assert test('--amp') == 2 and 'error: MaskRCNN cannot run in mixed precision' in capsys.readouterr().err
+def test_mixed_precision(test, rows):
+    assert test('--amp', '--skip', 'FFFF,TTTT') == 0
+    assert list(rows()) == ['FFFF', 'TTTT'] and all(row['bbox_mAP'] is not None for row in rows().values())
