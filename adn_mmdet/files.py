@@ -10,7 +10,7 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -35,28 +35,50 @@ def write_atomically(path: PathLike, content: bytes) -> None:
     Raises:
         OSError: it cannot be written; what was there before is untouched, and nothing is left beside it.
     """
-    partial = partial_path(path)
+    write_together({path: content})
+
+
+def write_together(contents: Mapping[Any, bytes | None]) -> None:
+    """Write several files beside their places, and move them there once all are on the disk.
+
+    Args:
+        contents: by path; None removes the file that is there.
+
+    Raises:
+        OSError: as :func:`write_atomically`, for all of them.
+    """
+    partials = {path: partial_path(path) for path, content in contents.items() if content is not None}
     try:
-        with open(partial, 'wb') as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        for path, partial in partials.items():
+            with open(partial, 'wb') as file:
+                file.write(contents[path] or b'')
+                file.flush()
+                os.fsync(file.fileno())
+        for path in contents:
+            if path in partials:
+                os.replace(partials[path], path)
+            else:
+                Path(path).unlink(missing_ok=True)
     except BaseException:  # Ctrl-C as well
-        with contextlib.suppress(OSError):
-            os.remove(partial)
+        for partial in partials.values():
+            with contextlib.suppress(OSError):
+                os.remove(partial)
         raise
 
 
-def write_json(path: PathLike, content: Any) -> None:
-    """Write JSON that every reader understands: UTF-8, without NaN or Infinity.
+def json_bytes(content: Any) -> bytes:
+    """JSON that every reader understands: UTF-8, without NaN or Infinity.
 
     Raises:
         ValueError: a number is not finite, which only a bug lets through.
-        OSError: as :func:`write_atomically`.
     """
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, (text + '\n').encode('utf-8', 'replace'))
+    return (text + '\n').encode('utf-8', 'replace')
+
+
+def write_json(path: PathLike, content: Any) -> None:
+    """Write :func:`json_bytes`; raises as :func:`write_atomically`."""
+    write_atomically(path, json_bytes(content))
 
 
 def left_partials(folder: PathLike, pattern: str = '*') -> list[Path]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from _command import command
 
-from adn_mmdet.config import require_writable
-from adn_mmdet.results.compare import DETECTORS, compare, print_comparison, write_comparison
+from adn_mmdet.config import require_output
+from adn_mmdet.results.compare import DETECTORS, FILES, compare, print_comparison, write_comparison
 
 EPILOG = (
     'Writes compare.md, compare.csv, compare.json and compare.png. All runs must be on the same annotation file, '
@@ -45,7 +45,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     args = parse_args(argv)
-    require_writable(args.out)
+    for name in FILES:
+        require_output(args.out / name)
     budgets = {'ms': args.budget_ms, 'gmacs': args.budget_gmacs}
     content = compare(
         args.runs,

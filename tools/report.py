@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from _command import command
 
-from adn_mmdet.results.report import write_report
+from adn_mmdet.config import require_output
+from adn_mmdet.results.report import FILES, write_report
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -21,6 +23,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     args = parse_args(argv)
+    for name in FILES if Path(args.work_dir).is_dir() else ():
+        require_output(Path(args.work_dir) / name)
     print(write_report(args.work_dir, args.pictures))
 
 

@@ -70,11 +70,11 @@ def _key(run: dict[str, Any], model_config: ConfigDict) -> str:
 def _find(path: Path, codes: Sequence[SkipConfig], rounds: int) -> list[dict[str, Any]] | None:
     """The rows of ``codes`` in a cached calibration; None where it is absent, broken or of fewer codes or rounds."""
     try:
-        content = read_latency(path)
+        latency = read_latency(path)
     except UserError:
         return None
-    rows = {row['skip']: row for row in content['rows']}
-    enough = rows.keys() >= set(map(str, codes)) and content['run'].get('rounds', 0) >= rounds
+    rows = {row['skip']: row for row in latency.rows}
+    enough = rows.keys() >= set(map(str, codes)) and latency.run.rounds >= rounds
     return [rows[str(code)] for code in codes] if enough else None
 
 

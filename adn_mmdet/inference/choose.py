@@ -6,7 +6,7 @@ import os
 
 from ..backbones import AdaptiveDepthBackbone
 from ..errors import UserError
-from ..results.rows import read_sub_nets
+from ..results.rows import of_weights, read_sub_nets
 from ..skip_config import SkipConfig
 
 
@@ -18,7 +18,7 @@ def by_depth(backbone: AdaptiveDepthBackbone) -> dict[SkipConfig, float]:
 def by_accuracy(
     path: str | os.PathLike[str], checkpoint_sha256: str | None, num_stages: int, metric: str = 'bbox_mAP'
 ) -> dict[SkipConfig, float]:
-    """For each code that was tested, its AP.
+    """For each code that was tested with these weights, its AP.
 
     Args:
         path: a ``sub_nets.json`` of tools/test.py, or the work folder that holds one.
@@ -29,12 +29,8 @@ def by_accuracy(
     Raises:
         UserError: there is no such file, or it is of other weights, of recalibrated norms, or has no such metric.
     """
-    content = read_sub_nets(path)
-    norms = content['run'].get('norms_sha256')
-    if norms or content['run']['checkpoint_sha256'] != checkpoint_sha256:
-        kind = 'recalibrated norms' if norms else 'other weights'
-        raise UserError(f'{path} was measured with {kind}: test the weights that are to run, tools/test.py --skip all')
-    rows = [row for row in content['rows'] if row['skip'] is not None and row.get(metric) is not None]
+    rows = of_weights(read_sub_nets(path), checkpoint_sha256).rows
+    rows = [row for row in rows if row['skip'] is not None and row.get(metric) is not None]
     if not rows:
-        raise UserError(f'{path} has no {metric} of any depth: write it anew with tools/test.py --skip all')
+        raise UserError(f'{path} has no {metric} of any depth: test them with tools/test.py --skip all')
     return {SkipConfig.parse(row['skip'], num_stages): row[metric] for row in rows}

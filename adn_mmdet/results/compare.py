@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import os
-from collections import Counter
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, replace
 from itertools import product, zip_longest
 from pathlib import Path
 from typing import Any
 
+from pandas import DataFrame
+
 from ..errors import UserError
-from ..files import write_atomically
+from ..files import json_bytes, write_together
 from .pareto import best_under_budget, pareto_front, sub_net_points
-from .plot import COSTS, METRICS, plot_accuracy_against_cost
-from .rows import Row, read_latency, read_sub_nets
-from .tables import markdown_table, print_table
+from .plot import COSTS, plot_accuracy_against_cost
+from .rows import METRICS, TIMES, LatencyRun, PathLike, Results, Row, SubNetsRun, printable, read_latency, read_sub_nets
+from .tables import escape, markdown_table, named_apart, print_table, size_text
 
 SCHEMA = 1
 PAPER_FILE = Path(__file__).with_name('paper_table5.json')
@@ -26,18 +25,7 @@ DETECTORS = ('faster_rcnn', 'mask_rcnn', 'retinanet')  # of the paper's table
 UNITS = {'gmacs': 'GMACs', 'ms': 'ms'}
 DATA = ('classes', 'num_images', 'annotations_sha256')  # what all runs must agree in
 CONDITIONS = ('device', 'threads', 'batch_size', 'amp', 'channels_last', 'compile')  # and all latency files
-
-PathLike = str | os.PathLike[str]
-
-
-@dataclass
-class Run:
-    """One ``sub_nets.json``: where it is, the name it goes by here, what it depends on, its rows."""
-
-    path: Path
-    name: str
-    about: dict[str, Any]
-    rows: list[Row]
+FILES = ('compare.json', 'compare.csv', 'compare.md', 'compare.png')  # what is written
 
 
 def compare(
@@ -50,6 +38,7 @@ def compare(
     """Join runs on the same data with their measured latency and with what the paper has.
 
     Runs may differ in input size, since AP and costs of a run are those of its own size; their names then say it.
+    All runs of a file are shown, but for those on other data than all the files have.
 
     Args:
         runs: work folders with a ``sub_nets.json``, or such files.
@@ -61,19 +50,21 @@ def compare(
         budget: the most that a sub-network may cost, as ``('ms', 40)`` or ``('gmacs', 200)``.
 
     Returns:
-        What ``compare.json`` holds: ``schema``, ``kind``, ``runs``, ``latency``, ``paper`` (its source, or None),
-        ``metric``, ``rows``, and ``choice`` (None without a budget). A row has ``run``, ``kind`` (``adn``,
-        ``individual`` or ``paper``), ``input_size``, what its files have, and for sub-networks
-        ``front_<metric>_<cost>``, whether it is on that Pareto front of all sub-networks of the runs.
+        What ``compare.json`` holds: ``schema``, ``kind``, ``runs``, ``left_out`` (runs on other data), ``latency``,
+        ``paper`` (its source, or None), ``metric``, ``rows``, and ``choice`` (None without a budget). A row has
+        ``run``, ``kind`` (``adn``, ``individual`` or ``paper``), ``input_size``, what its files have, and for
+        sub-networks ``front_<metric>_<cost>``, whether it is on that Pareto front of all sub-networks of the runs.
 
     Raises:
-        UserError: a file cannot be read, the files must not be put side by side, or no sub-network fits the budget.
+        UserError: a file cannot be read, the files cannot be compared, or no sub-network fits the budget.
     """
-    tested = _read_runs(runs)
-    measured = _join_latency(tested, latency)
+    if budget and not (math.isfinite(budget[1]) and budget[1] > 0):
+        raise UserError(f'a budget should be a positive number of {UNITS[budget[0]]}, but got {budget[1]}')
+    tested, left_out = _read_runs(runs)
+    tested, measured = _join_latency(tested, latency)
     published, source = _paper_rows(tested, paper)
     rows = [
-        {'run': run.name, 'kind': 'adn' if row['skip'] else 'individual', 'input_size': run.about['input_size'], **row}
+        {'run': run.name, 'kind': 'adn' if row['skip'] else 'individual', 'input_size': run.run.input_size, **row}
         for run in tested
         for row in run.rows
     ] + published
@@ -85,7 +76,8 @@ def compare(
     return {
         'schema': SCHEMA,
         'kind': 'comparison',
-        'runs': [{**run.about, 'path': str(run.path), 'name': run.name} for run in tested],
+        'runs': list(map(_about, tested)),
+        'left_out': list(map(_about, left_out)),
         'latency': measured,
         'paper': source if published else None,
         'metric': metric,
@@ -94,95 +86,103 @@ def compare(
     }
 
 
-def _read_runs(paths: Sequence[PathLike]) -> list[Run]:
-    runs = []
-    for path in dict.fromkeys(map(Path, paths)):
-        content = read_sub_nets(path)
-        runs.append(Run(path, content['run']['name'], content['run'], content['rows']))
-        _require_equal(DATA, (runs[0].path, runs[0].about), (path, content['run']))
-    if len({tuple(run.about['input_size']) for run in runs}) > 1:
-        for run in runs:
-            run.name += f' at {_size(run.about["input_size"])}'
-    times = Counter(run.name for run in runs)
-    for run in runs:
-        if times[run.name] > 1:
-            run.name += f' ({run.path})'
-    return runs
+def _about(results: Results[Any]) -> dict[str, Any]:
+    """What a file says of a run, without what a terminal would take as a command."""
+    return {**results.said, **asdict(results.run), 'path': str(results.path), 'name': results.name}
 
 
-def _require_equal(keys: Sequence[str], first: tuple[Path, Row], other: tuple[Path, Row]) -> None:
+def _read_runs(paths: Sequence[PathLike]) -> tuple[list[Results[SubNetsRun]], list[Results[SubNetsRun]]]:
+    """The runs of all files that are on the data that all files have, of several the most images; and the others."""
+    files = [read_sub_nets(path) for path in dict.fromkeys(map(Path, paths))]
+    shared = [data for data in map(_data, files[0]) if all(data in map(_data, runs) for runs in files)]
+    for runs in [] if shared else files:
+        _require_equal(DATA, files[0][0], runs[0])
+    data = max(shared, key=lambda data: data['num_images'])
+    tested = [run for runs in files for run in runs if _data(run) == data]
+    for run in tested:  # what is said of a row here, its file cannot say
+        run.rows[:] = [
+            {key: row[key] for key in row if key not in ('run', 'kind', 'input_size', *TIMES)} for row in run.rows
+        ]
+    return named_apart(tested), [run for runs in files for run in runs if _data(run) != data]
+
+
+def _data(results: Results[SubNetsRun]) -> dict[str, Any]:
+    return {key: getattr(results.run, key) for key in DATA}
+
+
+def _require_equal(keys: Sequence[str], first: Results[Any], other: Results[Any]) -> None:
     """Make sure that two files agree in what makes them comparable.
 
     Raises:
         UserError: they do not; names both files and the first difference.
     """
     for key in keys:
-        value, another = first[1][key], other[1][key]
+        value, another = getattr(first.run, key), getattr(other.run, key)
         if value != another:
             if isinstance(value, list):
                 value, another = next(pair for pair in zip_longest(value, another) if pair[0] != pair[1])
             raise UserError(
-                f'{first[0]} and {other[0]} must not be put side by side: they differ in {key} '
-                f'({str(value)[:40]} and {str(another)[:40]}), give files of the same {key}'
+                f'{first.path} and {other.path} cannot be compared: they differ in {key} '
+                f'({printable(str(value))[:40]} and {printable(str(another))[:40]}), give files of the same {key}'
             )
 
 
-def _join_latency(runs: Sequence[Run], paths: Sequence[PathLike]) -> list[dict[str, Any]]:
-    """Add what was measured to the rows of the runs that it belongs to; returns what the files say of themselves."""
-    measured = [(path, read_latency(path)) for path in dict.fromkeys(map(Path, paths))]
-    for path, content in measured:
-        about = content['run']
-        _require_equal(CONDITIONS, (measured[0][0], measured[0][1]['run']), (path, about))
-        matching = [run for run in runs if _is_of(about, run.about)]
-        if not matching:
-            weights = f' with the weights {about["checkpoint_sha256"][:12]}…' if about['checkpoint_sha256'] else ''
+def _join_latency(
+    runs: list[Results[SubNetsRun]], paths: Sequence[PathLike]
+) -> tuple[list[Results[SubNetsRun]], list[dict[str, Any]]]:
+    """The runs with what was measured in the rows that it belongs to, and what the files say of themselves."""
+    measured = [read_latency(path) for path in dict.fromkeys(map(Path, paths))]
+    for latency in measured:
+        _require_equal(CONDITIONS, measured[0], latency)
+        if not any(_is_of(latency.run, run.run) for run in runs):
+            sha256 = latency.run.checkpoint_sha256
+            weights = f' with the weights {sha256[:12]}…' if sha256 else ''
             raise UserError(
-                f'{path} is the latency of {about["name"]}{weights}, which none of the runs is '
+                f'{latency.path} is the latency of {latency.name}{weights}, which none of the runs is '
                 f'({", ".join(run.name for run in runs)}): add its run, or leave the file out'
             )
-        for run in matching:
-            _add_latency(run, path, content)
-    return [{**content['run'], 'path': str(path)} for path, content in measured]
+        runs = [_add_latency(run, latency) if _is_of(latency.run, run.run) else run for run in runs]
+    return runs, list(map(_about, measured))
 
 
-def _is_of(latency: dict[str, Any], run: dict[str, Any]) -> bool:
+def _is_of(latency: LatencyRun, run: SubNetsRun) -> bool:
     """Whether a latency file is that of a run: by name and, where both are known, by weights."""
-    weights = {about['checkpoint_sha256'] for about in (latency, run)} - {None}
-    return latency['name'] == run['name'] and len(weights) < 2
+    weights = {latency.checkpoint_sha256, run.checkpoint_sha256} - {None}
+    return latency.name == run.name and len(weights) < 2
 
 
-def _add_latency(run: Run, path: Path, latency: dict[str, Any]) -> None:
-    tested, timed = run.about['input_size'], latency['run']['input_size']
+def _add_latency(run: Results[SubNetsRun], latency: Results[LatencyRun]) -> Results[SubNetsRun]:
+    tested, timed = run.run.input_size, latency.run.input_size
     if tested != timed:
         raise UserError(
-            f'{path} was measured at {_size(timed)}, but {run.path} was tested at {_size(tested)}: '
+            f'{latency.path} was measured at {size_text(timed)}, but {run.path} was tested at {size_text(tested)}: '
             f'measure it again with --shape {tested[0]} {tested[1]}'
         )
     if any('ms' in row for row in run.rows):
-        raise UserError(f'{path} is a second latency file of {run.name}: give one')
-    rows = {row['skip']: row for row in latency['rows']}
-    if not any(row['skip'] in rows for row in run.rows):
-        raise UserError(f'{path} has none of the depths in {run.path}: measure those, with --skip')
-    run.rows = [{**row, **rows.get(row['skip'], {})} for row in run.rows]
+        raise UserError(f'{latency.path} is a second latency file of {run.name}: give one')
+    times = {row['skip']: {key: row[key] for key in TIMES if key in row} for row in latency.rows}
+    if not any(row['skip'] in times for row in run.rows):
+        raise UserError(f'{latency.path} has none of the depths in {run.path}: measure those, with --skip')
+    return replace(run, rows=[{**row, **times.get(row['skip'], {})} for row in run.rows])
 
 
-def _paper_rows(runs: Sequence[Run], detectors: Sequence[str] | None) -> tuple[list[Row], str]:
+def _paper_rows(runs: Sequence[Results[SubNetsRun]], detectors: Sequence[str] | None) -> tuple[list[Row], str]:
     """The paper's rows of some detectors, and their source."""
     table = json.loads(PAPER_FILE.read_text(encoding='utf-8'))
-    about = runs[0].about
-    is_coco = about['num_images'] == table['num_images'] and about['classes'] == table['classes']
-    names = [run.about['name'] for run in runs if run.about['name'].endswith('_coco')]
+    about = runs[0].run
+    is_coco = about.num_images == table['num_images'] and about.classes == table['classes']
+    names = [run.run.name for run in runs if run.run.name.endswith('_coco')]
     if detectors is None:
         detectors = [key for key in DETECTORS if is_coco and any(name.startswith(f'{key}_r50_') for name in names)]
     if detectors and not is_coco:
         raise UserError(
             f'--paper {" ".join(detectors)}: the paper tested on the 5000 images and 80 classes of COCO val2017, '
-            f'but these runs on {about["num_images"]} images and {len(about["classes"])} classes: use --paper none'
+            f'but these runs on {about.num_images} images and {len(about.classes)} classes: use --paper none'
         )
     rows = [{**row, 'kind': 'paper'} for row in table['rows'] if row.pop('detector') in detectors]
     for row in rows:
-        if row['gmacs'] and row['input_size'] not in [run.about['input_size'] for run in runs]:
-            row['run'] += f' (GMACs at {_size(row["input_size"])})'
+        if row['gmacs'] and row['input_size'] not in [run.run.input_size for run in runs]:
+            row['run'] += f' (GMACs at {size_text(row["input_size"])})'
     return rows, table['source']
 
 
@@ -236,7 +236,9 @@ def describe(content: dict[str, Any]) -> str:
     """What a table's numbers are."""
     costs = '; '.join(describe_costs(content).values())
     images = content['runs'][0]['num_images']
-    return f'{images} images; AP in percent; {costs}; * is on the Pareto front of {METRICS[content["metric"]]}'
+    text = f'{images} images; AP in percent; {costs}; * is on the Pareto front of {METRICS[content["metric"]]}'
+    others = ', '.join(f'{run["name"]} ({run["num_images"]} images)' for run in content['left_out'])
+    return f'{text}; not shown, since on other data: {others}' if others else text
 
 
 def print_comparison(content: dict[str, Any]) -> None:
@@ -249,7 +251,7 @@ def print_comparison(content: dict[str, Any]) -> None:
 
 def describe_costs(content: dict[str, Any]) -> dict[str, str]:
     """What the costs are of: input size, and the conditions of the latency."""
-    sizes = {_size(run['input_size']) for run in content['runs']}
+    sizes = {size_text(run['input_size']) for run in content['runs']}
     size = f' of {sizes.pop()}' if len(sizes) == 1 else ''
     labels = {'gmacs': f'GMACs an image{size}'}
     if content['latency']:
@@ -264,28 +266,23 @@ def describe_costs(content: dict[str, Any]) -> dict[str, str]:
 
 
 def write_comparison(content: dict[str, Any], folder: PathLike) -> None:
-    """Write ``compare.json``, ``compare.csv`` (the same rows), ``compare.md`` and ``compare.png``."""
-    out, rows = Path(folder), content['rows']
-    write_atomically(out / 'compare.json', json.dumps(content, indent=2).encode())
-    text = io.StringIO(newline='')
-    table = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)))
-    table.writeheader()
-    table.writerows(rows)
-    write_atomically(out / 'compare.csv', text.getvalue().encode())
-    sizes = [run['input_size'] for run in content['runs']]
+    """Write ``compare.json``, ``compare.csv`` (the same rows), ``compare.md`` and ``compare.png``, or none of them."""
+    rows, sizes = content['rows'], [run['input_size'] for run in content['runs']]
     known = [row if row['input_size'] in sizes else {**row, 'gmacs': None} for row in rows]  # costs of one size
-    (out / 'compare.png').unlink(missing_ok=True)
-    plot_accuracy_against_cost(known, out / 'compare.png', describe_costs(content))
+    picture = plot_accuracy_against_cost(known, describe_costs(content))
     parts = [
         '# Comparison',
-        f'{describe(content)}.',
+        f'{escape(describe(content))}.',
         markdown_table(table_rows(content)),
-        describe_choice(content['choice']) if content['choice'] else '',
-        '![AP against cost](compare.png)' if (out / 'compare.png').exists() else '',
+        escape(describe_choice(content['choice'])) if content['choice'] else '',
+        '![AP against cost](compare.png)' if picture else '',
         f'The paper: {content["paper"]}.' if content['paper'] else '',
     ]
-    write_atomically(out / 'compare.md', ('\n\n'.join(filter(None, parts)) + '\n').encode())
-
-
-def _size(input_size: Sequence[int]) -> str:
-    return '×'.join(map(str, input_size))
+    table = DataFrame(rows, dtype=object)  # which leaves whole numbers whole beside empty cells
+    contents = (
+        json_bytes(content),
+        table.to_csv(index=False).encode(),
+        ('\n\n'.join(filter(None, parts)) + '\n').encode(),
+        picture,
+    )
+    write_together({Path(folder) / name: content for name, content in zip(FILES, contents)})

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import io
-import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import cycle, product
-from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -16,10 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
-from ..files import write_atomically
 from .pareto import pareto_front, sub_net_points
+from .rows import METRICS, Row
 
-METRICS = {'bbox_mAP': 'box AP', 'segm_mAP': 'mask AP'}
 COSTS = {'gmacs': 'GMACs an image', 'ms': 'ms a batch'}
 # Mark and shade of the runs of a kind. The marks alone tell them apart, in grey.
 STYLES = {
@@ -30,25 +28,25 @@ STYLES = {
 MARK_POINTS = 6  # the width of a mark
 SIDES = [(1, 0), (-1, 0), (0, 1), (0, -1), (-1, 1), (1, -1), (1, 1), (-1, -1)]  # of a point, where its label can be
 
-Row = dict[str, Any]
 
-
-def plot_accuracy_against_cost(
-    rows: Sequence[Row], path: str | os.PathLike[str], cost_labels: Mapping[str, str] = COSTS
-) -> None:
-    """Draw AP against cost, a column of panels a cost and a row a metric; nothing where there is no AP.
+def plot_accuracy_against_cost(rows: Sequence[Row], cost_labels: Mapping[str, str] = COSTS) -> bytes | None:
+    """AP against cost as a PNG file, a column of panels a cost and a row a metric; None where there is no AP.
 
     Args:
         rows: ``skip``, metrics and costs as in ``sub_nets.json``; of several runs also ``run``, its name in the legend,
             and ``kind``: ``adn``, ``individual`` or ``paper``.
-        path: of the PNG file.
         cost_labels: of the horizontal axes.
     """
-    figure = draw_accuracy_against_cost(rows, cost_labels)
-    if figure is not None:
-        buffer = io.BytesIO()
-        figure.savefig(buffer, dpi='figure')  # labels are placed in pixels
-        write_atomically(path, buffer.getvalue())
+    with matplotlib.rc_context({'text.parse_math': False}):  # a $ in a name starts no formula
+        figure = draw_accuracy_against_cost(rows, cost_labels)
+        return None if figure is None else png(figure)
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as a PNG file, a pixel a pixel."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi='figure')  # labels are placed in pixels
+    return buffer.getvalue()
 
 
 def draw_accuracy_against_cost(rows: Sequence[Row], cost_labels: Mapping[str, str] = COSTS) -> Figure | None:

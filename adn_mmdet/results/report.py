@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,27 +9,40 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from ..errors import UserError
-from .plot import plot_accuracy_against_cost
-from .rows import FILE_NAME, read_sub_nets
-from .tables import markdown_table
+from ..files import write_together
+from .plot import plot_accuracy_against_cost, png
+from .rows import FILE_NAME, PathLike, read_sub_nets
+from .tables import escape, markdown_table, named_apart, size_text
+
+FILES = ('report.md', 'accuracy_cost.png', 'predictions.png')  # what is written
 
 
-def side_by_side(folders: Sequence[Path], names: Sequence[str], path: str | os.PathLike[str]) -> None:
-    """Put pictures of the same names from several folders side by side, a row a name and a column a folder."""
-    figure = Figure(figsize=(4 * len(folders), 2 * len(names)), layout='compressed')
-    axes = figure.subplots(len(names), len(folders), squeeze=False)
-    for row, name in zip(axes, names):
-        for axis, folder in zip(row, folders):
-            axis.imshow(imread(folder / name))
-            axis.set_axis_off()
-            axis.set_title(folder.name if name == names[0] else '', fontsize=10)
-    figure.savefig(path, dpi=120)
+def side_by_side(folders: Sequence[Path], num_pictures: int) -> bytes:
+    """A PNG file of the pictures that all folders have, a row a name and a column a folder.
+
+    Raises:
+        UserError: there are none, or one cannot be read.
+    """
+    shared = set.intersection(*({path.name for path in folder.glob('[!.]*') if path.is_file()} for folder in folders))
+    if not shared:
+        raise UserError(f'{" and ".join(map(str, folders))}: no pictures, paint them with tools/test.py --show-dir')
+    paths = [[folder / name for folder in folders] for name in sorted(shared)[:num_pictures]]
+    figure = Figure(figsize=(4 * len(folders), 2 * len(paths)), dpi=120, layout='compressed')
+    for path, axis in zip(sum(paths, []), figure.subplots(len(paths), len(folders), squeeze=False).flat):
+        try:
+            axis.imshow(imread(path))
+        except Exception as error:  # every decoder has its own
+            reason = str(error).partition('\n')[0][:60]
+            raise UserError(f'cannot read the picture {path} ({reason}): paint it again') from error
+        axis.set_axis_off()
+        axis.set_title(path.parent.name if path in paths[0] else '', fontsize=10, parse_math=False)
+    return png(figure)
 
 
-def write_report(
-    work_dir: str | os.PathLike[str], pictures: str | os.PathLike[str] | None = None, num_pictures: int = 4
-) -> Path:
+def write_report(work_dir: PathLike, pictures: PathLike | None = None, num_pictures: int = 4) -> Path:
     """Write ``report.md`` with the table, a plot, and predictions of super-net and base-net side by side.
+
+    They are of the run that was tested last; other runs in the file follow with a table each.
 
     Args:
         work_dir: where ``sub_nets.json`` is, and where the report goes.
@@ -41,30 +53,30 @@ def write_report(
         The path of the report.
 
     Raises:
-        UserError: there are no results.
+        UserError: there are no results, or no pictures where some should be.
+        OSError: the files cannot be written; then none of them is.
     """
     folder = Path(work_dir)
-    if not (folder / FILE_NAME).is_file():
-        raise UserError(f'there is no {folder / FILE_NAME}: run tools/test.py with --work-dir {folder} first')
-    content = read_sub_nets(folder)
-    run, rows = content['run'], content['rows']
-    height, width = run['input_size']
-    plot_accuracy_against_cost(rows, folder / 'accuracy_cost.png')
-    lines = [
-        f'# {run["name"]}',
-        f'{run["num_images"]} images; AP in percent; costs for one image of {height}×{width} pixels.',
-        markdown_table(rows),
-        '![AP against cost](accuracy_cost.png)',
-    ]
-    codes = [row['skip'] for row in rows if row['skip']]
-    columns = [Path(pictures) / code for code in dict.fromkeys((codes[0], codes[-1]))] if pictures and codes else []
-    if columns and all(column.is_dir() for column in columns):
-        names = sorted(path.name for path in columns[0].iterdir())[:num_pictures]
-        side_by_side(columns, names, folder / 'predictions.png')
-        lines += [
-            f'Truth and predictions of {" and ".join(column.name for column in columns)}, each beside the other:',
-            '![predictions](predictions.png)',
+    runs = named_apart(read_sub_nets(folder / FILE_NAME))
+    sections = [
+        [
+            f'# {escape(run.name)}',
+            f'{run.run.num_images} images; AP in percent; costs for one image of {size_text(run.run.input_size)} px.',
+            markdown_table(run.rows),
         ]
-    report = folder / 'report.md'
-    report.write_text('\n\n'.join(lines) + '\n', encoding='utf-8')
-    return report
+        for run in runs
+    ]
+    contents = dict.fromkeys(FILES[1:]) | {'accuracy_cost.png': plot_accuracy_against_cost(runs[0].rows)}
+    if contents['accuracy_cost.png']:
+        sections[0].append('![AP against cost](accuracy_cost.png)')
+    if pictures is not None:
+        codes = [row['skip'] for row in runs[0].rows if row['skip'] and (Path(pictures) / row['skip']).is_dir()]
+        columns = (
+            [Path(pictures) / code for code in dict.fromkeys((codes[0], codes[-1]))] if codes else [Path(pictures)]
+        )
+        contents['predictions.png'] = side_by_side(columns, num_pictures)
+        what = f'Truth and predictions of {" and ".join(codes[:1] + codes[1:][-1:])}, each beside the other:'
+        sections[0] += [what, '![predictions](predictions.png)']
+    text = '\n\n'.join(line for section in sections for line in section) + '\n'
+    write_together({folder / name: content for name, content in {**contents, 'report.md': text.encode()}.items()})
+    return folder / 'report.md'

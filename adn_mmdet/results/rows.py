@@ -2,199 +2,270 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Generic, NewType, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ..errors import UserError
-from ..files import write_atomically
+from ..files import locked, read_json, write_json
 
 SCHEMA = 1
 FILE_NAME = 'sub_nets.json'
+METRICS = {'bbox_mAP': 'box AP', 'segm_mAP': 'mask AP'}
+# All that a row of a latency file adds to a tested one.
+TIMES = ('ms', 'ms_p90', 'ms_iqr', 'backbone_ms', 'neck_ms', 'heads_ms', 'post_ms', 'ratio', 'ratio_low', 'ratio_high')
 
 Row = dict[str, Any]
+PathLike = str | os.PathLike[str]
+Code = NewType('Code', str)
+Number = NewType('Number', float)
+Share = NewType('Share', float)
+Size = NewType('Size', list[int])  # height, width
 
-Checks = Mapping[str, Callable[[Any], bool]]
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_text_or_null(value: Any) -> bool:
-    return value is None or isinstance(value, str)
-
-
-def _is_flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value > 0
-
-
-def _is_size(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(map(_is_count, value))
-
-
-def _is_list_of_text(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_text, value))
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
-
-
-def _is_number_or_null(value: Any) -> bool:
-    return value is None or _is_number(value)
-
-
-def _is_positive(value: Any) -> bool:
-    return _is_number(value) and value > 0
-
-
-def _is_code_or_null(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and re.fullmatch('[FT]+', value) is not None)
-
-
-SUB_NETS_RUN: Checks = {
-    'name': _is_text,
-    'checkpoint_sha256': _is_text_or_null,
-    'annotations_sha256': _is_text_or_null,
-    'classes': _is_list_of_text,
-    'num_images': _is_count,
-    'input_size': _is_size,
-}
-LATENCY_RUN: Checks = {
-    'name': _is_text,
-    'checkpoint_sha256': _is_text_or_null,
-    'device': _is_text,
-    'threads': _is_count,
-    'batch_size': _is_count,
-    'input_size': _is_size,
-    'amp': _is_flag,
-    'channels_last': _is_flag,
-    'compile': _is_flag,
+LIMIT = 1e12  # no count, cost or time is above it
+IS_OF: dict[Any, Callable[[Any], bool]] = {
+    type(None): lambda value: value is None,
+    bool: lambda value: isinstance(value, bool),
+    str: lambda value: isinstance(value, str),
+    int: lambda value: type(value) is int and 0 < value <= LIMIT,
+    float: lambda value: IS_OF[Number](value) and value > 0,
+    Number: lambda value: type(value) in (int, float) and abs(value) <= LIMIT,
+    Share: lambda value: IS_OF[Number](value) and 0 <= value <= 1,
+    Code: lambda value: isinstance(value, str) and re.fullmatch('[FT]{1,64}', value) is not None,
+    Size: lambda value: isinstance(value, list) and len(value) == 2 and all(map(IS_OF[int], value)),
 }
 
 
-def read_sub_nets(path: str | os.PathLike[str]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class SubNetsRun:
+    """What the rows of one test depend on."""
+
+    name: str
+    checkpoint_sha256: str | None
+    annotations_sha256: str | None
+    classes: list[str]
+    num_images: int
+    input_size: Size
+    settings_sha256: str | None = None
+    norms_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class LatencyRun:
+    """What the rows of one latency file depend on."""
+
+    name: str
+    checkpoint_sha256: str | None
+    device: str
+    threads: int
+    batch_size: int
+    input_size: Size
+    amp: bool
+    channels_last: bool
+    compile: bool
+    rounds: int = 0
+
+
+Run = TypeVar('Run', SubNetsRun, LatencyRun)
+
+
+@dataclass(frozen=True)
+class Results(Generic[Run]):
+    """One run of a file.
+
+    Attributes:
+        path: of the file, or of its folder, as it was given.
+        run: what the rows depend on; its texts can be printed.
+        said: all that the file says of the run.
+        rows: dicts with ``skip``, metrics and costs.
+        name: that of the run, or another one where two runs of one name stand in one table.
+    """
+
+    path: Path
+    run: Run
+    said: dict[str, Any]
+    rows: list[Row]
+    name: str
+
+
+def read_sub_nets(path: PathLike) -> list[Results[SubNetsRun]]:
     """Read the results of tools/test.py.
 
     Args:
         path: a ``sub_nets.json``, or the work folder that holds it.
 
     Returns:
-        ``{schema, run, rows}``.
+        The runs of the file, the one that was tested last first.
 
     Raises:
         UserError: there is no such file, or it holds something else.
     """
-    path = Path(path)
-    path = path / FILE_NAME if path.is_dir() else path
-    return _read(path, None, SUB_NETS_RUN, {'skip': _is_code_or_null, 'gmacs': _is_positive}, 'tools/test.py')
+    file = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
+    with _one_line(file, remedy := 'write it with tools/test.py'):
+        return [_results(SubNetsRun, 'gmacs', Path(path), *part) for part in _parts(file, None, remedy).items()]
 
 
-def read_latency(path: str | os.PathLike[str]) -> dict[str, Any]:
+def of_weights(runs: list[Results[SubNetsRun]], checkpoint_sha256: str | None) -> Results[SubNetsRun]:
+    """Of a file's runs that of some weights as they are, without recalibrated norms; of several that of most images.
+
+    Raises:
+        UserError: there is none.
+    """
+    plain = [results for results in runs if not results.run.norms_sha256]
+    found = [results for results in plain if results.run.checkpoint_sha256 == checkpoint_sha256]
+    if not found:
+        kind = 'other weights' if plain else 'recalibrated norms'
+        raise UserError(
+            f'{runs[0].path} was measured with {kind}: test the weights that are to run, tools/test.py --skip all'
+        )
+    return max(found, key=lambda results: results.run.num_images)
+
+
+def read_latency(path: PathLike) -> Results[LatencyRun]:
     """Read a latency file of tools/benchmark.py.
 
-    Returns:
-        ``{schema, kind, run, rows}``.
-
     Raises:
         UserError: there is no such file, or it holds something else.
     """
-    row_checks = {'skip': _is_code_or_null, 'ms': _is_positive}
-    return _read(Path(path), 'latency', LATENCY_RUN, row_checks, 'tools/benchmark.py latency --json')
+    with _one_line(Path(path), remedy := 'write it with tools/benchmark.py latency --json'):
+        return _results(LatencyRun, 'ms', Path(path), '', _parts(Path(path), 'latency', remedy)[''])
 
 
-def add_row(work_dir: str | os.PathLike[str], run: dict[str, Any], row: Row) -> list[Row]:
+def add_row(work_dir: PathLike, run: dict[str, Any], row: Row) -> list[Row]:
     """Add one sub-network's row to ``WORK_DIR/sub_nets.json``, in place of an earlier one of the same code.
+
+    Rows of other runs stay in the file, in ``other_runs``. Any number of processes may add rows at a time.
 
     Args:
         work_dir: where the file is.
-        run: what the numbers depend on (hashes, classes, …), beside ``name`` and ``config``; rows of another run are
-            dropped.
-        row: ``skip``, metrics (fractions of 1, unrounded; None where a size has no object) and costs.
+        run: what the numbers depend on (hashes, classes, …), beside ``name`` and ``config``.
+        row: ``skip``, metrics (fractions of 1, unrounded; None where a size has no object) and costs; what is not
+            finite becomes None.
 
     Returns:
         All rows of this run, from the super-net to the base-net.
+
+    Raises:
+        UserError: the file that is there is no such file, or one of a newer version; it stays as it is.
+        OSError: it cannot be written; what was there before is untouched.
     """
-    rows = [other for other in held_rows(work_dir, run) if other['skip'] != row['skip']]
-    rows = sorted([*rows, row], key=lambda entry: entry['skip'] or '')
-    content = {'schema': SCHEMA, 'run': run, 'rows': rows}
-    write_atomically(Path(work_dir) / FILE_NAME, json.dumps(content, indent=2).encode())
+    path = Path(work_dir) / FILE_NAME
+    row = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
+    with locked(path):
+        mine, others = _held(path, run)
+        rows = sorted([*(held for held in mine if held['skip'] != row['skip']), row], key=lambda row: row['skip'] or '')
+        write_json(path, {'schema': SCHEMA, 'run': run, 'rows': rows, **({'other_runs': others} if others else {})})
     return rows
 
 
-def held_rows(work_dir: str | os.PathLike[str], run: dict[str, Any]) -> list[Row]:
-    """The rows in ``WORK_DIR/sub_nets.json`` that are of this run; none where it is of another one."""
-    path = Path(work_dir) / FILE_NAME
-    held = read_json(path, 'remove it, or give another work folder') if path.exists() else {}
-    is_same_run = held.get('schema') == SCHEMA and _without_names(held.get('run', {})) == _without_names(run)
-    return held['rows'] if is_same_run else []
-
-
-def _without_names(run: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in run.items() if key not in ('name', 'config')}
-
-
-def read_json(path: Path, remedy: str) -> dict[str, Any]:
-    """Read a file that holds one JSON object.
-
-    Args:
-        path: of the file.
-        remedy: what to do if it does not, for the message.
+def held_rows(work_dir: PathLike, run: dict[str, Any]) -> list[Row]:
+    """The rows in ``WORK_DIR/sub_nets.json`` that are of this run; none where there are only others'.
 
     Raises:
-        UserError: there is no such file, or it is empty, cut off, or no JSON object.
+        UserError: the file that is there is no such file, or one of a newer version.
     """
-    try:
-        text = path.read_text(encoding='utf-8')
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else 'it is no text'
-        raise UserError(f'cannot read {path} ({reason}): {remedy}') from error
-    if not text.strip():
-        raise UserError(f'{path} is empty: {remedy}')
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f'{path} is not whole JSON ({error}): {remedy}') from error
-    if not isinstance(content, dict):
-        raise UserError(f'{path} holds no JSON object: {remedy}')
-    return content
+    return _held(Path(work_dir) / FILE_NAME, run)[0]
 
 
-def _read(path: Path, kind: str | None, run: Checks, row: Checks, writer: str) -> dict[str, Any]:
-    remedy = f'write it with {writer}'
+def _held(path: Path, run: dict[str, Any]) -> tuple[list[Row], list[dict[str, Any]]]:
+    """The rows of a run, and the other runs."""
+
+    def facts(run: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in run.items() if key not in ('name', 'config')}
+
+    with _one_line(path, remedy := 'remove it, or give another work folder'):
+        parts = _parts(path, None, remedy).values() if path.exists() else ()
+    runs = [{'run': part['run'], 'rows': part['rows']} for part in parts]
+    mine = [row for part in runs if facts(part['run']) == facts(run) for row in part['rows']]
+    return mine, [part for part in runs if facts(part['run']) != facts(run)]
+
+
+@contextlib.contextmanager
+def _one_line(path: Path, remedy: str) -> Iterator[None]:
+    """Turn a ValueError that says what is wrong in a file into a UserError that says in which, and what to do."""
+    try:
+        yield
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f'{path}: {error}, {remedy}') from error
+
+
+def _parts(path: Path, kind: str | None, remedy: str) -> dict[str, dict[str, Any]]:
+    """The runs of a file by their place in it: objects with a ``run`` and ``rows``, of which each has a ``skip``."""
     content = read_json(path, remedy)
     if content.get('kind') != kind or not {'schema', 'run', 'rows'} <= content.keys():
-        raise UserError(f'{path} is not a file of {writer}, which holds schema, run and rows')
+        writer = 'tools/benchmark.py latency --json' if kind else 'tools/test.py'
+        raise ValueError(f'this is not a file of {writer}, which holds schema, run and rows')
     if content['schema'] != SCHEMA:
-        raise UserError(f'{path} has schema {content["schema"]!r}, but {SCHEMA} is read: {remedy}')
-    _check(path, 'run', content['run'], run, remedy)
-    rows = content['rows']
-    if not (isinstance(rows, list) and rows):
-        raise UserError(f'{path} has no rows: {remedy}')
-    for number, entry in enumerate(rows):
-        numbers = dict.fromkeys(entry, _is_number_or_null) if isinstance(entry, dict) else {}
-        _check(path, f'rows[{number}]', entry, {**numbers, **row}, remedy)
-    codes = [entry['skip'] for entry in rows]
+        raise ValueError(f'this has schema {str(content["schema"])[:40]}, but {SCHEMA} is read')
+    if not isinstance(others := content.get('other_runs', []), list):
+        raise ValueError('other_runs is no list')
+    parts = {'': content} | {f'other_runs[{number}].': part for number, part in enumerate(others)}
+    for place, part in parts.items():
+        rows = part.get('rows') if isinstance(part, dict) else None
+        if not (isinstance(rows, list) and rows):
+            raise ValueError(f'it has no {place}rows')
+        _require(part.get('run'), {}, f'{place}run')
+        for number, row in enumerate(rows):
+            _require(row, {'skip': Code | None}, f'{place}rows[{number}]')
+    return parts
+
+
+def _results(kind: type[Run], cost: str, path: Path, place: str, part: dict[str, Any]) -> Results[Run]:
+    """A run that has all that one should have, and rows of numbers with the cost that they are about."""
+    said, rows = part['run'], part['rows']
+    needed = {field.name for field in fields(kind) if field.default is MISSING}
+    hints = {key: hint for key, hint in get_type_hints(kind).items() if key in needed or key in said}
+    _require(said, hints, f'{place}run')
+    for number, row in enumerate(rows):
+        numbers = {key: Share | None if key in METRICS else Number | None for key in row}
+        _require(row, {**numbers, 'skip': Code | None, cost: float}, f'{place}rows[{number}]')
+    codes = [row['skip'] for row in rows]
     if len(set(codes)) < len(codes) or len({len(code or '') for code in codes}) > 1:
-        raise UserError(f'{path} has the skip codes {codes}: each should be there once, and all of one length')
-    return content
+        text = str(codes)[:200]
+        raise ValueError(f'{place}rows has the skip codes {text}: each should be there once, and all of one length')
+    known: dict[str, Any] = {key: printable(said[key]) if isinstance(said[key], str) else said[key] for key in hints}
+    return Results(path, run := kind(**known), said, rows, run.name)
 
 
-def _check(path: Path, place: str, part: Any, checks: Checks, remedy: str) -> None:
-    """Make sure that a part of a file has what it should have."""
+def printable(text: str) -> str:
+    """A text from a file without what a terminal takes as a command, and of a bearable length."""
+    return ''.join(letter if letter.isprintable() else '?' for letter in text[:200])
+
+
+def _require(part: Any, hints: Mapping[str, Any], place: str) -> None:
+    """Make sure that a part of a file is an object of plain values, and has those that it should have."""
     if not isinstance(part, dict):
-        raise UserError(f'{path}: {place} is no JSON object, {remedy}')
-    for key, is_valid in checks.items():
+        raise ValueError(f'{place} is no JSON object')
+    if not _is_plain(part):
+        raise ValueError(f'{place} holds a number that is too large, or too many levels')
+    for key, hint in hints.items():
         if key not in part:
-            raise UserError(f'{path}: {place} lacks {key}, {remedy}')
-        if not is_valid(part[key]):
-            raise UserError(f'{path}: {place} has the {key} {json.dumps(part[key])[:60]}, {remedy}')
+            raise ValueError(f'{place} lacks {key}')
+        if not _is_of(part[key], hint):
+            raise ValueError(f'{place} has the {printable(key)} {json.dumps(part[key])[:60]}')
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    """Whether a value of JSON is of a field's type; counts and costs are above 0, and no number is absurd."""
+    if get_origin(hint) in (Union, UnionType):
+        return any(_is_of(value, other) for other in get_args(hint))
+    if get_origin(hint) is list:
+        return isinstance(value, list) and all(_is_of(entry, *get_args(hint)) for entry in value)
+    return IS_OF[hint](value)
+
+
+def _is_plain(value: Any, levels: int = 3) -> bool:
+    """Whether a value can be written again: its numbers are finite, and its levels not too many for the writer."""
+    if isinstance(value, (dict, list)):
+        entries = value.values() if isinstance(value, dict) else value
+        return levels > 0 and all(_is_plain(entry, levels - 1) for entry in entries)
+    return not isinstance(value, float) or math.isfinite(value)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
 
-from .plot import METRICS
-from .rows import Row
+from .rows import METRICS, Results, Row, SubNetsRun, printable
 
 COLUMNS = {
     'run': 'run',
@@ -20,18 +21,43 @@ COLUMNS = {
     'params_held_m': 'params held (M)',
     'params_active_m': 'params active (M)',
 }
+# In what runs of one name may differ, and how a name says it.
+DIFFERENCES: list[Callable[[Results[SubNetsRun]], str]] = [
+    lambda results: f' ({printable(str(results.path))})',
+    lambda results: f', {results.run.num_images} images',
+    lambda results: f', weights {str(results.run.checkpoint_sha256)[:8]}',
+    lambda results: f', norms {results.run.norms_sha256[:8]}' if results.run.norms_sha256 else '',
+    lambda results: f', settings {str(results.run.settings_sha256)[:8]}',
+]
 
 
-def _cells(row: Row, names: Sequence[str]) -> list[str]:
-    def cell(name: str) -> str:
-        value = row.get(name)
-        if value is None:
-            return '–'
-        if isinstance(value, str):
-            return value
-        return f'{100 * value:.2f}' if name.endswith('mAP') else f'{value:.4g}' if value < 1 else f'{value:.2f}'
+def named_apart(runs: Sequence[Results[SubNetsRun]]) -> list[Results[SubNetsRun]]:
+    """Runs under names of their own, which say in what they differ; where input sizes differ, all names say theirs."""
+    names = [results.name for results in runs]
+    sizes = [f' at {size_text(results.run.input_size)}' for results in runs]
+    if len(set(sizes)) > 1:
+        names = [name + size for name, size in zip(names, sizes)]
+    numbers = [f', {number}' for number in range(1, len(runs) + 1)]
+    for texts in (*(list(map(text, runs)) for text in DIFFERENCES), numbers):
+        variants = {name: {text for other, text in zip(names, texts) if other == name} for name in names}
+        names = [name + text if len(variants[name]) > 1 else name for name, text in zip(names, texts)]
+    return [replace(results, name=name) for results, name in zip(runs, names)]
 
-    return [cell(name) for name in names]
+
+def size_text(input_size: Sequence[int]) -> str:
+    """Height and width as a text."""
+    return '×'.join(map(str, input_size))
+
+
+def escape(text: str) -> str:
+    """A text that Markdown takes for nothing else, in a table as well."""
+    return re.sub(r'([\\`|<\[])', r'\\\1', text)
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None or isinstance(value, str):
+        return value or '–'
+    return f'{100 * value:.2f}' if name.endswith('mAP') else f'{value:.4g}' if value < 1 else f'{value:.2f}'
 
 
 def _columns(rows: Sequence[Row]) -> list[str]:
@@ -46,13 +72,14 @@ def print_table(rows: Sequence[Row], title: str) -> None:
         justify: Literal['left', 'right'] = 'left' if name in ('run', 'skip') else 'right'
         table.add_column(COLUMNS[name], justify=justify, no_wrap=name != 'run', overflow='fold')
     for row, following in zip(rows, [*rows[1:], {}]):
-        table.add_row(*_cells(row, names), end_section=row.get('kind') != following.get('kind'))
-    Console().print(table)
+        cells = [_cell(name, row.get(name)) for name in names]
+        table.add_row(*cells, end_section=row.get('kind') != following.get('kind'))
+    Console(markup=False, emoji=False).print(table)
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
     """The same table in Markdown."""
     names = _columns(rows)
     lines = [[COLUMNS[name] for name in names], ['---'] + ['---:'] * (len(names) - 1)]
-    lines += [_cells(row, names) for row in rows]
+    lines += [[escape(_cell(name, row.get(name))) for name in names] for row in rows]
     return '\n'.join(f'| {" | ".join(line)} |' for line in lines)

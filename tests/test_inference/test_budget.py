@@ -124,9 +124,9 @@ def test_the_cache(tiny_cfg, checkpoint, measured, tmp_path, monkeypatch):
         return sorted((tmp_path / 'adn_mmdet').iterdir())
 
     (path,) = files_after(rounds=10)
-    content = read_latency(path)
-    assert content['run']['checkpoint_sha256'] == file_sha256(checkpoint) and content['run']['rounds'] == 10
-    assert content['rows'][0] == asdict(latency('FFFF', 40))
+    latencies = read_latency(path)
+    assert latencies.run.checkpoint_sha256 == file_sha256(checkpoint) and latencies.run.rounds == 10
+    assert latencies.rows[0] == asdict(latency('FFFF', 40))
     inferencer.cfg.model.backbone.skip = 'TTTT'  # how deep the stored skip is makes no difference
     assert files_after(rounds=5) == [path] and len(measured) == 1
     assert files_after(rounds=11) == [path] and len(measured) == 2  # more rounds: anew

@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 import re
 
 import pytest
@@ -193,7 +194,7 @@ def test_latency_files_that_do_not_go_together(adn, tmp_path):
         compare([adn], [first, second])
     for key, value in dict(device='CPU', threads=8, batch_size=2, amp=True, channels_last=True, compile=True).items():
         put_latency(second, **{key: value})
-        with pytest.raises(UserError, match=f'a.json and .*b.json must not be put side by side: they differ in {key}'):
+        with pytest.raises(UserError, match=f'a.json and .*b.json cannot be compared: they differ in {key}'):
             compare([adn], [first, second])
 
 
@@ -251,3 +252,124 @@ def test_no_ap_at_all_is_a_table_without_a_picture(tmp_path):
     (tmp_path / 'compare.png').write_bytes(b'of an earlier comparison')
     write_comparison(compare([run], paper=[]), tmp_path)
     assert not (tmp_path / 'compare.png').exists() and 'png' not in (tmp_path / 'compare.md').read_text()
+
+
+def test_a_latency_file_adds_times_and_nothing_else(adn, tmp_path):
+    path = put_latency(tmp_path / 'a.json')
+    content = json.loads(path.read_text())
+    for row in content['rows']:
+        row |= dict(
+            bbox_mAP=0.99, gmacs=1.0, kind=None, run=None, input_size=None, front_bbox_mAP_ms=1, backbone_ms=9.0
+        )
+    path.write_text(json.dumps(content))
+    with_latency, without = compare([adn], [path]), compare([adn])
+    for row, other in zip(with_latency['rows'][:4], without['rows'], strict=False):
+        assert row.items() >= {key: other[key] for key in ('run', 'kind', 'input_size', 'bbox_mAP', 'gmacs')}.items()
+        assert row['backbone_ms'] == 9.0 and row['front_bbox_mAP_ms'] in (True, False)
+
+
+def test_a_tested_row_says_nothing_of_its_time_or_its_run(adn, tmp_path):
+    path = adn / 'sub_nets.json'
+    content = json.loads(path.read_text())
+    for row in content['rows']:
+        row |= dict(ms=1.0, kind=None, run=None, input_size=None)
+    path.write_text(json.dumps(content))
+    content = compare([adn])
+    write_comparison(content, tmp_path)
+    assert {(row['run'], row['kind']) for row in content['rows'][:4]} == {(ADN, 'adn')}
+    assert not any('ms' in row for row in content['rows'][:4])
+
+
+def add_run(folder, **about):
+    """Put another run into a ``sub_nets.json``, as the one that was tested last."""
+    path = folder / 'sub_nets.json'
+    content = json.loads(path.read_text())
+    older = {key: content[key] for key in ('run', 'rows')}
+    content |= dict(run=content['run'] | about, other_runs=[older, *content.get('other_runs', ())])
+    path.write_text(json.dumps(content))
+
+
+def test_all_runs_of_a_file_on_the_same_data_are_shown_and_named_apart(adn, tmp_path):
+    for about in (
+        dict(norms_sha256='1234567890'),
+        dict(checkpoint_sha256='abcdefghij', norms_sha256=None),
+        dict(settings_sha256='0987654321'),
+        dict(comment='again'),
+        dict(num_images=2),
+    ):
+        add_run(adn, **about)
+    other = put_run(tmp_path / 'other', R50, 0.374)
+    content = compare([adn, other])
+    weights = f'{ADN}, weights abcdefgh, settings'
+    assert [run['name'] for run in content['runs']] == [
+        f'{weights} 09876543, 1',
+        f'{weights} 09876543, 2',
+        f'{weights} None',
+        f'{ADN}, weights {ADN[:8]}, norms 12345678',
+        f'{ADN}, weights {ADN[:8]}',
+        R50,
+    ]
+    assert len({row['run'] for row in content['rows'] if row['kind'] != 'paper'}) == 6
+    assert [(run['name'], run['num_images']) for run in content['left_out']] == [(ADN, 2)]
+    write_comparison(content, tmp_path)
+    assert f'not shown, since on other data: {ADN} (2 images).' in (tmp_path / 'compare.md').read_text()
+
+
+def test_a_file_of_no_run_on_the_data_of_another(adn, tmp_path):
+    other = put_run(tmp_path / 'other', num_images=2)
+    add_run(other, num_images=3)
+    with pytest.raises(UserError, match='cannot be compared: they differ in num_images .5000 and 3'):
+        compare([adn, other])
+    add_run(adn, num_images=2)
+    assert {run['num_images'] for run in compare([adn, other])['runs']} == {2}
+
+
+@pytest.mark.parametrize('limit', ['nan', 'inf', '-inf', '0', '-1', '1e400'])
+def test_budgets_that_are_none(adn, tmp_path, capsys, limit):
+    argv = [str(adn), f'--budget-gmacs={limit}', '--out', str(tmp_path / 'out')]
+    assert load_tool('compare').main(argv) == 2
+    assert re.match('error: a budget should be a positive number of GMACs, but got .*\n$', capsys.readouterr().err)
+    assert not any((tmp_path / 'out').iterdir())
+
+
+@pytest.mark.parametrize('name', ['[/x]', '[red]a', ':smile:', 'a|b', '$', '`<b>', '\x1b[2J', 'a\nb', '名' * 300])
+def test_names_from_files_are_no_markup(tmp_path, capsys, monkeypatch, name):
+    monkeypatch.setattr('adn_mmdet.results.compare.plot_accuracy_against_cost', lambda *_: b'')
+    run = put_run(tmp_path / 'adn', name)
+    times = put_latency(tmp_path / 'a.json', name, device=name)
+    argv = [str(run), '--latency', str(times), '--budget-ms', '48', '--out', str(tmp_path / 'out')]
+    assert load_tool('compare').main(argv) == 0, capsys.readouterr().err
+    shown = ''.join(letter if letter.isprintable() else '?' for letter in name)[:200]
+    printed = capsys.readouterr().out
+    assert '\x1b' not in printed and f'Ship TTFF of {shown} for' in printed
+    rows = [line for line in (tmp_path / 'out/compare.md').read_text().splitlines() if line.startswith('|')]
+    assert len(rows) == 6 and len({len(re.findall(r'(?<!\\)\|', line)) for line in rows}) == 1
+    put_latency(times, f'other {name}', device=name)  # now in an error's line
+    assert load_tool('compare').main(argv) == 2
+    assert capsys.readouterr().err.count('\n') == 1
+
+
+@pytest.mark.parametrize('name', ['compare.json', 'compare.csv', 'compare.md', 'compare.png'])
+def test_a_folder_where_a_file_goes(adn, tmp_path, capsys, name):
+    out = tmp_path / 'out'
+    (out / name).mkdir(parents=True)
+    assert load_tool('compare').main([str(adn), '--out', str(out)]) == 2
+    assert re.match(f'error: .*{name} is a folder.*\n$', capsys.readouterr().err)
+    assert [path.name for path in out.iterdir()] == [name]
+
+
+def test_a_full_disk_leaves_the_comparison_that_was_there(adn, tmp_path, monkeypatch):
+    out = tmp_path / 'out'
+    out.mkdir()
+    write_comparison(compare([adn]), out)
+    before, calls = {path.name: path.read_bytes() for path in out.iterdir()}, []
+
+    def full(descriptor):
+        calls.append(descriptor)
+        if len(calls) == 3:
+            raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(os, 'fsync', full)
+    with pytest.raises(OSError):
+        write_comparison(compare([adn], metric='segm_mAP'), out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before

@@ -1,6 +1,9 @@
-import json
+import re
 
+import numpy as np
 import pytest
+from matplotlib.image import imread, imsave
+from tiny import load_tool
 
 from adn_mmdet import UserError
 from adn_mmdet.results.report import write_report
@@ -8,22 +11,15 @@ from adn_mmdet.results.rows import add_row
 from adn_mmdet.results.tables import markdown_table, print_table
 
 RUN = dict(name='net', checkpoint_sha256='a')
+WHOLE_RUN = dict(RUN, annotations_sha256=None, classes=['cell'], num_images=6, input_size=[32, 64])
 
 
 def row(skip, ap=0.5):
     return dict(skip=skip, bbox_mAP=ap, bbox_mAP_l=None, gmacs=1.0, params_held_m=0.5, params_active_m=12.345)
 
 
-def test_rows_are_added_replaced_and_started_anew(tmp_path):
-    add_row(tmp_path, RUN, row('TTTT'))
-    add_row(tmp_path, RUN, row('FFFF', 0.1))
-    rows = add_row(tmp_path, RUN, row('FFFF', 0.12345678901234))
-    assert [entry['skip'] for entry in rows] == ['FFFF', 'TTTT']
-    written = json.loads((tmp_path / 'sub_nets.json').read_text())
-    assert written == dict(schema=1, run=RUN, rows=rows) and rows[0]['bbox_mAP'] == 0.12345678901234
-    assert len(add_row(tmp_path, RUN | dict(name='moved'), row('FTFF'))) == 3
-    assert len(add_row(tmp_path, RUN | dict(checkpoint_sha256='b'), row('TFFF'))) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ['sub_nets.json']
+def names(folder):
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith('.'))  # a lock's file stays
 
 
 def test_tables(capsys):
@@ -35,6 +31,82 @@ def test_tables(capsys):
     print_table([row(None)], 'a net')
     printed = capsys.readouterr().out
     assert 'a net' in printed and '50.00' in printed and 'mask AP' not in printed
+
+
+@pytest.mark.parametrize('name', ['[/x]', '[red]a', '[link=a]b', ':smile:', 'a|b', '`a', '<b>', '[a](b)', '\\'])
+def test_names_are_no_markup(capsys, name):
+    rows = [row('FFFF') | dict(run=name), row('TTTT') | dict(run='plain')]
+    print_table(rows, f'title {name}')
+    printed = capsys.readouterr().out
+    assert f'title {name}' in printed and f'│ {name} ' in printed
+    lines = markdown_table(rows).splitlines()
+    assert len({len(re.findall(r'(?<!\\)(?:\\\\)*\|', line)) for line in lines}) == 1
+    assert re.sub(r'\\(.)', r'\1', lines[2]).startswith(f'| {name} | FFFF |')
+
+
+def paint(folder, *files):
+    folder.mkdir(parents=True)
+    for name in files:
+        imsave(folder / name, np.random.rand(8, 8, 3))
+    return folder
+
+
+def test_report_of_two_runs_with_pictures(tmp_path):
+    add_row(tmp_path, WHOLE_RUN | dict(num_images=2), row('FFFF', 0.1))
+    for code in ('FFFF', 'TFFF', 'TTTT'):
+        add_row(tmp_path, WHOLE_RUN, row(code))
+    for code in ('FFFF', 'TTTT'):  # TFFF was not painted
+        paint(tmp_path / 'vis' / code, '1.png', '2.png', f'{code}.png')
+    (tmp_path / 'vis' / 'FFFF' / '.DS_Store').touch()
+    assert load_tool('report').main([str(tmp_path), '--pictures', str(tmp_path / 'vis')]) == 0
+    text = (tmp_path / 'report.md').read_text()
+    assert text.startswith('# net, 6 images\n\n6 images; AP in percent; costs for one image of 32×64 px.')
+    assert text.index('| TTTT | 50.00 |') < text.index('predictions.png') < text.index('# net, 2 images')
+    assert (
+        '| FFFF | 10.00 |' in text and 'predictions of FFFF and TTTT' in text and text.count('accuracy_cost.png') == 1
+    )
+    assert imread(tmp_path / 'predictions.png').ndim == imread(tmp_path / 'accuracy_cost.png').ndim == 3
+
+
+def test_report_without_ap_has_no_plot(tmp_path):
+    (tmp_path / 'accuracy_cost.png').write_bytes(b'of an earlier test')
+    add_row(tmp_path, WHOLE_RUN, row('FFFF', None))
+    assert 'png' not in write_report(tmp_path).read_text()
+    assert names(tmp_path) == ['report.md', 'sub_nets.json']
+
+
+def test_pictures_that_are_not_there(tmp_path, capsys):
+    add_row(tmp_path, WHOLE_RUN, row('FFFF'))
+    vis = tmp_path / 'vis'
+    for prepare, message in [
+        (lambda: None, 'no pictures, paint them with tools/test.py --show-dir'),
+        (lambda: paint(vis / 'FFFF'), 'no pictures, paint them with tools/test.py --show-dir'),
+        (
+            lambda: (vis / 'FFFF' / '1.png').write_bytes(b'cut'),
+            'cannot read the picture .*FFFF/1.png .*: paint it again',
+        ),
+        (lambda: (vis / 'FFFF' / '1.png').write_text('no\npicture'), 'cannot read the picture .*: paint it again'),
+    ]:
+        prepare()
+        assert load_tool('report').main([str(tmp_path), '--pictures', str(vis)]) == 2
+        error = capsys.readouterr().err
+        assert re.match(f'error: .*{message}\n$', error), error
+        assert names(tmp_path) == (['sub_nets.json', 'vis'] if vis.exists() else ['sub_nets.json'])
+
+
+@pytest.mark.parametrize('name', ['report.md', 'accuracy_cost.png', 'predictions.png'])
+def test_a_folder_where_a_file_goes(tmp_path, capsys, name):
+    add_row(tmp_path, WHOLE_RUN, row('FFFF'))
+    (tmp_path / name).mkdir()
+    assert load_tool('report').main([str(tmp_path)]) == 2
+    assert re.match(f'error: .*{name} is a folder.*\n$', capsys.readouterr().err)
+    assert names(tmp_path) == sorted([name, 'sub_nets.json'])
+
+
+def test_no_work_folder_is_not_made(tmp_path, capsys):
+    assert load_tool('report').main([str(tmp_path / 'none')]) == 2
+    assert re.match('error: cannot read .*: write it with tools/test.py\n$', capsys.readouterr().err)
+    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize('content', ['', '{"schema": 1,', '[]'])

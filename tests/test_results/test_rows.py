@@ -1,9 +1,14 @@
 import json
+import math
+import os
+from dataclasses import fields
+from multiprocessing import get_context
 
 import pytest
 
 from adn_mmdet import UserError
-from adn_mmdet.results.rows import read_latency, read_sub_nets
+from adn_mmdet.cost.latency import LatencyRow
+from adn_mmdet.results.rows import TIMES, add_row, held_rows, of_weights, read_latency, read_sub_nets
 
 RUN = dict(
     name='net', checkpoint_sha256='a', annotations_sha256=None, classes=['cell'], num_images=3, input_size=[32, 64]
@@ -21,9 +26,14 @@ def write(path, content):
 
 
 def test_what_is_read(tmp_path):
-    write(tmp_path / 'sub_nets.json', SUB_NETS)
-    assert read_sub_nets(tmp_path) == read_sub_nets(tmp_path / 'sub_nets.json') == SUB_NETS
-    assert read_latency(write(tmp_path / 'latency.json', LATENCY)) == LATENCY
+    write(tmp_path / 'sub_nets.json', SUB_NETS | dict(other_runs=[dict(run=RUN | dict(num_images=2), rows=[ROW])]))
+    for path in (tmp_path, tmp_path / 'sub_nets.json'):
+        results, other = read_sub_nets(path)
+        assert (results.path, results.said, results.rows, results.name) == (path, RUN, SUB_NETS['rows'], 'net')
+        assert (results.run.classes, results.run.input_size, results.run.norms_sha256) == (['cell'], [32, 64], None)
+        assert (other.run.num_images, other.rows) == (2, [ROW])
+    latency = read_latency(write(tmp_path / 'latency.json', LATENCY))
+    assert (latency.said, latency.rows, latency.run.rounds) == (TIMED, LATENCY['rows'], 0)
 
 
 def without(part, key):
@@ -50,7 +60,17 @@ def without(part, key):
             name=None, checkpoint_sha256=1, annotations_sha256=1, classes=[1], num_images=0, input_size=[32]).items()),
         *((SUB_NETS | dict(rows=[ROW, without(ROW, key)]), rf'rows\[1\] lacks {key}') for key in ('skip', 'gmacs')),
         *((SUB_NETS | dict(rows=[ROW | {key: value}]), rf'rows\[0\] has the {key} ') for key, value in dict(
-            skip='ft', gmacs='much', bbox_mAP='good', bbox_mAP_l=float('nan')).items()),
+            skip='ft', gmacs='much', bbox_mAP='good', bbox_mAP_l=[]).items()),
+        (SUB_NETS | dict(rows=[ROW | dict(bbox_mAP_l=float('nan'))]), 'it holds NaN'),
+        (SUB_NETS | dict(rows=[None]), r'rows\[0\] is no JSON object'),
+        (SUB_NETS | dict(rows=[ROW | dict(bbox_mAP=38.3)]), r'rows\[0\] has the bbox_mAP 38.3'),  # in percent
+        (SUB_NETS | dict(rows=[ROW | {'a\nb': 'c'}]), r'rows\[0\] has the a\?b "c"'),
+        (SUB_NETS | dict(run=RUN | dict(num_images=10**400)), 'run has the num_images 1000'),
+        (SUB_NETS | dict(run=RUN | dict(versions=[[[[]]]])), 'run holds .* too large, or too many levels'),
+        (json.dumps(SUB_NETS).replace('1.5', '1e400'), r'rows\[0\] holds a number that is too large'),
+        (SUB_NETS | dict(other_runs={}), 'other_runs is no list'),
+        (SUB_NETS | dict(other_runs=[3]), r'it has no other_runs\[0\].rows'),
+        (SUB_NETS | dict(other_runs=[dict(run=RUN, rows=[{}])]), r'other_runs\[0\].rows\[0\] lacks skip'),
     ],
 )  # fmt: skip
 def test_no_results(tmp_path, content, message):
@@ -81,5 +101,107 @@ def test_no_file(tmp_path):
     with pytest.raises(UserError, match='Is a directory'):
         read_latency(tmp_path)
     (tmp_path / 'sub_nets.json').write_bytes(b'\xff\xfe\x00')
-    with pytest.raises(UserError, match='it is no text'):
+    with pytest.raises(UserError, match='it is not UTF-8 text'):
         read_sub_nets(tmp_path)
+
+
+def row(skip, ap=0.5):
+    return dict(ROW, skip=skip, bbox_mAP=ap)
+
+
+def codes_in(folder):
+    return [
+        (results.said['checkpoint_sha256'], [row['skip'] for row in results.rows]) for results in read_sub_nets(folder)
+    ]
+
+
+def test_rows_are_added_and_replaced_beside_those_of_other_runs(tmp_path):
+    add_row(tmp_path, RUN, row('TT'))
+    add_row(tmp_path, RUN, row('FF', 0.1))
+    rows = add_row(tmp_path, RUN, row('FF', 0.12345678901234))
+    assert [entry['skip'] for entry in rows] == ['FF', 'TT'] and rows == held_rows(tmp_path, RUN)
+    written = json.loads((tmp_path / 'sub_nets.json').read_text())
+    assert written == dict(schema=1, run=RUN, rows=rows) and rows[0]['bbox_mAP'] == 0.12345678901234
+    assert len(add_row(tmp_path, RUN | dict(name='moved', config='there'), row('FT'))) == 3
+    other = RUN | dict(checkpoint_sha256='b')
+    assert held_rows(tmp_path, other) == [] and len(add_row(tmp_path, other, row('TF'))) == 1
+    assert codes_in(tmp_path) == [('b', ['TF']), ('a', ['FF', 'FT', 'TT'])]
+    assert len(add_row(tmp_path, RUN, row('TF'))) == 4
+    assert codes_in(tmp_path) == [('a', ['FF', 'FT', 'TF', 'TT']), ('b', ['TF'])]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['.sub_nets.json.lock', 'sub_nets.json']
+
+
+def test_what_is_not_finite_is_null(tmp_path):
+    add_row(tmp_path, RUN, row('FF', math.inf) | dict(bbox_mAP_l=math.nan))
+    assert read_sub_nets(tmp_path)[0].rows == [row('FF', None)]
+
+
+CODES = [f'{number:04b}'.replace('0', 'F').replace('1', 'T') for number in range(16)]
+
+
+def add_all(folder, run):
+    for code in CODES:
+        add_row(folder, run, row(code))
+
+
+def test_processes_at_one_file_lose_no_row(tmp_path):
+    """Two of each run: they add the same rows, as the depths of one list on two GPUs could be."""
+    runs = [RUN | dict(checkpoint_sha256=name) for name in 'aabb']
+    processes = [get_context('fork').Process(target=add_all, args=(tmp_path, run)) for run in runs]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert sorted(codes_in(tmp_path)) == [('a', CODES), ('b', CODES)]
+    assert not any(path.name.endswith('.partial') for path in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (SUB_NETS | dict(schema=2), 'has schema 2, but 1 is read'),
+        (LATENCY, 'is not a file of tools/test.py'),
+        (SUB_NETS | dict(rows=[without(ROW, 'skip')]), r'rows\[0\] lacks skip'),
+        ('', 'is empty'),
+        ('{"schema": 1,', 'is not whole JSON'),
+        ([], 'holds no JSON object'),
+    ],
+)
+def test_a_file_that_is_not_ours_is_left_as_it_is(tmp_path, content, message):
+    before = write(tmp_path / 'sub_nets.json', content).read_bytes()
+    for function, arguments in ((held_rows, ()), (add_row, (row('FF'),))):
+        with pytest.raises(UserError, match=f'{message}.* remove it, or give another work folder'):
+            function(tmp_path, RUN, *arguments)
+    assert (tmp_path / 'sub_nets.json').read_bytes() == before
+
+
+def test_a_full_disk_loses_no_row(tmp_path, monkeypatch):
+    add_row(tmp_path, RUN, row('FF'))
+
+    def full(*arguments):
+        raise OSError(28, 'No space left on device')
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match='No space left'):
+        patch.setattr(os, 'fsync', full)
+        add_row(tmp_path, RUN, row('TT'))
+    assert held_rows(tmp_path, RUN) == [row('FF')] and len(add_row(tmp_path, RUN, row('TT'))) == 2
+
+
+def test_the_run_of_some_weights(tmp_path):
+    def message(sha256):
+        with pytest.raises(UserError, match='test the weights that are to run') as caught:
+            of_weights(read_sub_nets(tmp_path), sha256)
+        return str(caught.value)
+
+    add_row(tmp_path, RUN | dict(norms_sha256='0'), row('FF', 0.1))
+    assert 'was measured with recalibrated norms' in message('a')
+    add_row(tmp_path, RUN | dict(checkpoint_sha256='b'), row('FF', 0.2))
+    assert 'was measured with other weights' in message('a')
+    add_row(tmp_path, RUN, row('FF', 0.3))
+    add_row(tmp_path, RUN | dict(num_images=2), row('FF', 0.4))  # a quick look
+    add_row(tmp_path, RUN | dict(norms_sha256='0'), row('TT', 0.5))
+    assert of_weights(read_sub_nets(tmp_path), 'a').rows == [row('FF', 0.3)]
+
+
+def test_what_a_latency_row_adds():
+    assert {'skip', *TIMES} == {field.name for field in fields(LatencyRow)}
