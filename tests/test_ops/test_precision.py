@@ -12,7 +12,6 @@ CPU = torch.device('cpu')
 def test_bfloat16_on_the_cpu_at_every_code(name):
     cfg = tiny_config(name)
     if 'rcnn' in cfg.model.test_cfg:
-        cfg.model.test_cfg.rpn.update(nms_pre=50, max_per_img=20)
         cfg.model.test_cfg.rcnn.update(score_thr=0.0, max_per_img=5)
     detector = build(cfg).eval()
     data = batch(detector)
