@@ -57,6 +57,8 @@ def write_report(work_dir: PathLike, pictures: PathLike | None = None, num_pictu
         OSError: the files cannot be written; then none of them is.
     """
     folder = Path(work_dir)
+    if not (folder / FILE_NAME).is_file():
+        raise UserError(f'there is no {folder / FILE_NAME}: run tools/test.py with --work-dir {folder} first')
     runs = named_apart(read_sub_nets(folder / FILE_NAME))
     sections = [
         [

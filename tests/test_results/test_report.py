@@ -105,7 +105,7 @@ def test_a_folder_where_a_file_goes(tmp_path, capsys, name):
 
 def test_no_work_folder_is_not_made(tmp_path, capsys):
     assert load_tool('report').main([str(tmp_path / 'none')]) == 2
-    assert re.match('error: cannot read .*: write it with tools/test.py\n$', capsys.readouterr().err)
+    assert re.match('error: there is no .*: run tools/test.py with --work-dir .* first\n$', capsys.readouterr().err)
     assert names(tmp_path) == []
 
 
