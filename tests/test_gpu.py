@@ -12,7 +12,7 @@ from steps import SETTINGS, furthest, gradients, raw_batch, reference_loss, watc
 from tiny import build, small_images, tiny_config
 
 from adn_mmdet import SkipConfig, compile_stages, extract_feats
-from adn_mmdet.distillation import SelfDistillation
+from adn_mmdet.distillation import DistillationSettings, SelfDistillation
 from adn_mmdet.evaluation import sharing
 from adn_mmdet.export.sub_net import plain_detector
 
@@ -72,7 +72,7 @@ def found(net):
 def test_a_training_step_is_that_of_the_formula(name, precision, mode):
     model = detector(name, norm_eval=True).train()
     plain = copy.deepcopy(model)
-    SelfDistillation(model, **SETTINGS, mode=mode).attach()
+    SelfDistillation(model, DistillationSettings(**SETTINGS, mode=mode)).attach()
     scale = model.forward.loss_scale = 16.0 if precision == 'float16' else 1.0
     optimizer, records = watched_sgd(model, lr=0.1)
     log = model.train_step(raw_batch(name, 0), optimizer_wrapper(optimizer, precision))

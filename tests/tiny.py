@@ -80,11 +80,11 @@ def randomize_norms(model: torch.nn.Module) -> None:
                 tensor.copy_(0.1 * torch.randn(tensor.shape, generator=generator))
 
 
-def batch(detector: torch.nn.Module, num_items: list[int] | None = None, with_mask: bool = True) -> dict[str, Any]:
+def batch(
+    detector: torch.nn.Module, num_items: list[int] | None = None, with_mask: bool = True, size: int = 64
+) -> dict[str, Any]:
     """Two preprocessed images, of ``num_items`` objects each, as a detector's forward takes them."""
-    inputs = demo_mm_inputs(
-        2, [[3, 64, 64], [3, 64, 64]], num_items=num_items or [3, 2], num_classes=3, with_mask=with_mask
-    )
+    inputs = demo_mm_inputs(2, [[3, size, size]] * 2, num_items=num_items or [3, 2], num_classes=3, with_mask=with_mask)
     return detector.data_preprocessor(inputs, True)
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+import inspect
 from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from torch import nn
 
+from ..backbones.adaptive_depth import AdaptiveDepthBackbone
 from ..errors import UserError
-from .self_distillation import SelfDistillation, check_settings
+from .self_distillation import SelfDistillation
+from .settings import DistillationSettings
 
 
 @HOOKS.register_module()
@@ -18,64 +22,69 @@ class SkipAwareDistillationHook(Hook):
     """Train super-net and base-net of a stock detector together (arXiv 2312.16392, Algorithm 1).
 
     What it adds to the loss, and what it logs, is written at :class:`SelfDistillation`. It works on any detector with
-    an :class:`AdaptiveDepthBackbone` and a neck. Without it the detector trains as usual at its stored skip.
+    an :class:`AdaptiveDepthBackbone`. Without it the detector trains as usual at its stored skip.
 
     Args:
-        alpha: the super-net's share of the loss, 0 to 1.
-        gt_weight: weight of the base-net's own task loss; with 0 the base-net runs backbone and neck only.
-        kd_weight: weight of the feature loss; 0 is joint training without feature distillation.
-        prediction_weight: weight of the KL between predictions; 0 is detection as the authors train it.
-        feature: ``'gap_channel'`` (the authors'), ``'channel'``, ``'spatial'`` or ``'l2'``, or one of these on
-            standardised features, ``'std_gap_channel'`` …; see ``distillation/losses.py``.
-        temperature: T of the features' softmax; their loss is multiplied by T².
-        levels: indices of the neck's outputs to distil; None takes those with a backbone stage behind them.
-        warmup_iters: iterations over which both distillation weights rise linearly from 0.
-        mode: ``'joint'``, or ``'sequential'`` (the paper's footnote 1): the same gradients, less memory.
+        **settings: those of :class:`DistillationSettings`, by name.
 
     Raises:
-        UserError: for an argument out of its range; at the start of the training, for a level that does not exist or
-            a detector that cannot be distilled.
+        UserError: for a setting that there is not or that is out of its range; at the start of the training, for a
+            level that does not exist, a detector that cannot be distilled, or a second hook of this kind.
     """
 
-    def __init__(
-        self,
-        alpha: float = 0.5,
-        gt_weight: float = 1.0,
-        kd_weight: float = 1.0,
-        prediction_weight: float = 0.0,
-        feature: str = 'gap_channel',
-        temperature: float = 1.0,
-        levels: Sequence[int] | None = None,
-        warmup_iters: int = 0,
-        mode: str = 'joint',
-    ) -> None:
-        if warmup_iters < 0:
-            raise UserError(f'warmup_iters should not be negative, but got {warmup_iters}')
-        check_settings(alpha, gt_weight, kd_weight, prediction_weight, feature, temperature, mode)
-        self.warmup_iters = warmup_iters
-        self.settings: dict[str, Any] = dict(
-            alpha=alpha,
-            gt_weight=gt_weight,
-            kd_weight=kd_weight,
-            prediction_weight=prediction_weight,
-            feature=feature,
-            temperature=temperature,
-            levels=levels,
-            mode=mode,
-        )
+    __signature__ = inspect.signature(DistillationSettings)
+
+    def __init__(self, **settings: Any) -> None:
+        names = list(self.__signature__.parameters)
+        for name in settings.keys() - names:
+            nearest = difflib.get_close_matches(str(name), names, n=1, cutoff=0.0)[0]
+            raise UserError(
+                f'SkipAwareDistillationHook has no setting {name!r}; did you mean {nearest!r}? '
+                f'Its settings are {", ".join(names)}'
+            )
+        self.settings = DistillationSettings(**settings)
+        self.distillation: SelfDistillation | None = None
 
     def before_train(self, runner: Runner) -> None:
-        """Attach to the detector, after EMAHook (before_run) has made its copy."""
-        self.distillation = SelfDistillation(runner.model, **self.settings)
+        """Attach to the detector, after EMAHook (before_run) has made its copy; warn of norms that cannot learn."""
+        if self.distillation:  # of a training that was interrupted
+            self.distillation.detach()
+        self.distillation = SelfDistillation(runner.model, self.settings)
         self.distillation.attach()
+        if self.distillation.pyramid is self.distillation.backbone:
+            levels = ', '.join(f'kd.loss_{level.name}' for level in self.distillation.levels)
+            runner.logger.info(f'There is no neck: the outputs of the backbone are distilled ({levels})')
+        backbone = self.distillation.backbone
+        if (cloned := backbone.num_untrained_norms) and (frozen := frozen_skip_norms(backbone)):
+            runner.logger.warning(
+                f'{len(frozen)} of {cloned} skip-aware norms were cloned from weights that have none and are frozen in '
+                'this training, so that skipped sub-networks stay untrained: set norm_eval=False, frozen_stages=-1 and '
+                'norm_cfg.requires_grad=True in the backbone, or start from ADN weights'
+            )
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Raise the distillation's weights during the warm-up; follow the gradient scaler's loss scale."""
-        if self.warmup_iters:
-            self.distillation.kd_ramp = min(1.0, runner.iter / self.warmup_iters)
+        assert self.distillation is not None
+        if self.settings.warmup_iters:
+            self.distillation.kd_ramp = min(1.0, runner.iter / self.settings.warmup_iters)
         if (scaler := getattr(runner.optim_wrapper, 'loss_scaler', None)) is not None:
             self.distillation.loss_scale = scaler.get_scale()
 
     def after_train(self, runner: Runner) -> None:
         """Leave a plain detector."""
+        assert self.distillation is not None
         self.distillation.detach()
+
+
+def frozen_skip_norms(backbone: AdaptiveDepthBackbone) -> list[nn.Module]:
+    """The norms of the second set whose weights or running statistics stay as they are while ``backbone`` trains."""
+    mode = backbone.training
+    backbone.train()  # in which mmdet's norm_eval and frozen_stages take effect
+    found = [
+        norm
+        for norm in backbone.idle_norms('F' * backbone.num_stages)
+        if not all(parameter.requires_grad for parameter in norm.parameters())
+        or (getattr(norm, 'running_mean', None) is not None and not norm.training)
+    ]
+    backbone.train(mode)
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,8 +12,11 @@ from mmdet.models.roi_heads import StandardRoIHead
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .calls import Calls
 from .losses import sigmoid_kl, softmax_kl
+
+#: Of a module's (inputs, output), the tensors that are compared.
+Pick = Callable[[tuple[Any, ...], Any], tuple[Tensor, ...]]
+Picked = dict[nn.Module, tuple[Tensor, ...]]
 
 
 class PredictionKL:
@@ -49,35 +53,37 @@ class PredictionKL:
         return isinstance(dense, BaseDenseHead) and has_logits and (roi is None or isinstance(roi, StandardRoIHead))
 
     @property
-    def modules(self) -> list[nn.Module]:
-        """The modules whose calls :meth:`losses` reads."""
-        return [self.dense_head] + (
-            [self.roi_head.bbox_roi_extractor, self.roi_head.bbox_head] if self.roi_head else []
-        )
+    def picks(self) -> dict[nn.Module, Pick]:
+        """The modules whose calls :meth:`losses` reads, and what of each: class logits, and the regions."""
+        dense: dict[nn.Module, Pick] = {self.dense_head: lambda _, output: tuple(output[0])}
+        if self.roi_head is None:
+            return dense
+        return dense | {
+            self.roi_head.bbox_roi_extractor: lambda inputs, _: (inputs[1],),
+            self.roi_head.bbox_head: lambda _, output: (output[0],),
+        }
 
-    def losses(self, super_calls: Calls, base_calls: Calls, base_feats: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    def losses(self, of_super: Picked, of_base: Picked, base_feats: tuple[Tensor, ...]) -> dict[str, Tensor]:
         """Compare the predictions of two passes over the same batch.
 
         Args:
-            super_calls: the calls of :attr:`modules` in the super-net's pass.
-            base_calls: those in the base-net's; without any, the dense head is run on ``base_feats``.
-            base_feats: the base-net's neck outputs.
+            of_super: what :attr:`picks` picked in the super-net's pass.
+            of_base: the same of the base-net's; without any, the dense head is run on ``base_feats``.
+            base_feats: all outputs of the base-net's neck.
 
         Returns:
             Scalars by name, not weighted.
         """
-        _, super_dense = super_calls[self.dense_head][0]
-        base_dense = base_calls[self.dense_head][0][1] if base_calls[self.dense_head] else self.dense_head(base_feats)
+        base_dense = of_base.get(self.dense_head) or self.dense_head(base_feats)[0]
         kl = sigmoid_kl if self.dense_head.use_sigmoid_cls else softmax_kl
-        dense = kl(self._logits(super_dense), self._logits(base_dense))
+        dense = kl(self._logits(of_super[self.dense_head]), self._logits(base_dense))
         if self.roi_head is None:
             return {'loss_cls': dense}
-        (_, rois), _ = super_calls[self.roi_head.bbox_roi_extractor][0]
-        _, (super_logits, _) = super_calls[self.roi_head.bbox_head][0]
-        base_logits = self.roi_head._bbox_forward(base_feats, rois.detach())['cls_score']
+        (rois,), (super_logits,) = of_super[self.roi_head.bbox_roi_extractor], of_super[self.roi_head.bbox_head]
+        base_logits = self.roi_head._bbox_forward(base_feats, rois)['cls_score']
         return {'loss_rpn_cls': dense, 'loss_cls': softmax_kl(super_logits, base_logits)}
 
-    def _logits(self, outputs: tuple[list[Tensor], ...]) -> Tensor:
+    def _logits(self, levels: Sequence[Tensor]) -> Tensor:
         """Class logits of all levels, each (N, anchors · K, H, W), as rows (all anchors, K)."""
         num_classes = self.dense_head.cls_out_channels
-        return torch.cat([level.permute(0, 2, 3, 1).reshape(-1, num_classes) for level in outputs[0]])
+        return torch.cat([level.permute(0, 2, 3, 1).reshape(-1, num_classes) for level in levels])

@@ -8,23 +8,24 @@ gradient accumulation and clipping therefore stay MMEngine's own.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..backbones.adaptive_depth import find_backbone
 from ..backbones.features import unwrap
 from ..errors import UserError
 from ..skip_config import SkipConfig
-from .calls import Calls, caught_calls
-from .levels import choose_levels, pyramid_levels
+from .levels import choose_levels, pyramid_levels, pyramid_module
 from .losses import FEATURE_LOSSES
-from .predictions import PredictionKL
+from .predictions import Pick, Picked, PredictionKL
 from .sequential import backpropagated, total_loss
+from .settings import DistillationSettings
 
 Losses = dict[str, Any]
-Feats = tuple[Tensor, ...]
 
 
 class SelfDistillation:
@@ -33,15 +34,15 @@ class SelfDistillation:
     loss = α·L(super) + (1−α)·[gt_weight·L(base) + kd_weight·T²·Σ_level KL(super ‖ base)
     + prediction_weight·Σ KL(predictions)]
 
-    Calling it with ``mode='loss'`` gives the dict below, whose entries are weighted already: their sum is the loss. Any
-    other mode is the detector's own forward.
+    Called with ``mode='loss'`` it returns the dict below, whose entries are weighted already: their sum is the loss.
+    Any other mode is the detector's own forward.
 
     ==================  =============================================================================================
     ``super.loss_*``    the detector's losses at the super-net, times α
     ``base.loss_*``     the same at the base-net, times (1−α)·gt_weight; absent with ``gt_weight=0``, where the
                         base-net runs backbone and neck only
-    ``kd.loss_p2`` …    the feature loss of a pyramid level, named by its stride, times (1−α)·kd_weight·T²·kd_ramp;
-                        absent with ``kd_weight=0``
+    ``kd.loss_p2`` …    the feature loss of a pyramid level, an output of the neck or else of the backbone, named by its
+                        stride (2² here), times (1−α)·kd_weight·T²·kd_ramp; absent with ``kd_weight=0``
     ``kd.loss_cls`` …   the losses of :class:`PredictionKL`, times (1−α)·prediction_weight·kd_ramp; absent with
                         ``prediction_weight=0``
     ``kd.to_task``      the sum of all ``kd.loss_*`` over that of all ``super.loss_*`` and ``base.loss_*``; no loss
@@ -49,131 +50,122 @@ class SelfDistillation:
     ==================  =============================================================================================
 
     Args:
-        detector: a detector, or a wrapper of one, with an adaptive-depth backbone and a neck.
-        alpha: the super-net's share α, 0 to 1.
-        gt_weight: weight of the base-net's own task loss.
-        kd_weight: weight of the feature loss.
-        prediction_weight: weight of the KL between predictions.
-        feature: which feature loss, one of ``FEATURE_LOSSES``.
-        temperature: T of the feature loss.
-        levels: indices of the neck's outputs to distil; None takes those with a backbone stage behind them.
-        mode: ``'joint'`` holds both passes' activations until the one backward; ``'sequential'`` goes back through
-            the super-net before the base-net's pass begins (the paper's footnote 1): the same gradients, less memory.
+        detector: a detector, or a wrapper of one, with an adaptive-depth backbone.
+        settings: the weights of the formula, and what is compared how.
 
     Raises:
-        UserError: an argument out of its range, a level that does not exist, or a detector that cannot be distilled.
+        UserError: a level that does not exist, or a detector that cannot be distilled.
     """
 
-    def __init__(
-        self,
-        detector: nn.Module,
-        alpha: float = 0.5,
-        gt_weight: float = 1.0,
-        kd_weight: float = 1.0,
-        prediction_weight: float = 0.0,
-        feature: str = 'gap_channel',
-        temperature: float = 1.0,
-        levels: Sequence[int] | None = None,
-        mode: str = 'joint',
-    ) -> None:
-        check_settings(alpha, gt_weight, kd_weight, prediction_weight, feature, temperature, mode)
+    def __init__(self, detector: nn.Module, settings: DistillationSettings | None = None) -> None:
+        self.settings = settings or DistillationSettings()
         self.detector = unwrap(detector)
         self.backbone = find_backbone(self.detector)
         self.super_net = SkipConfig.super_net(self.backbone.num_stages)
         self.base_net = SkipConfig.base_net(self.backbone.num_stages)
-        self.alpha, self.gt_weight, self.kd_weight = alpha, gt_weight, kd_weight
-        self.prediction_weight = prediction_weight
-        self.feature, self.temperature, self.mode = feature, temperature, mode
-        self.levels = choose_levels(pyramid_levels(self.detector), levels)
-        self.prediction_kl = PredictionKL(self.detector) if prediction_weight else None
+        self.pyramid = pyramid_module(self.detector)
+        levels = choose_levels(pyramid_levels(self.detector), self.settings.levels)
+        self.levels = levels if self.settings.kd_weight else []
+        self.prediction_kl = PredictionKL(self.detector) if self.settings.prediction_weight else None
         #: Share of the distillation's weights that is in force, 0 to 1; the hook raises it during its warm-up.
         self.kd_ramp = 1.0
         #: What a gradient scaler multiplies the loss by; ``'sequential'`` does the same, so that float16 has the range.
         self.loss_scale = 1.0
+        self.is_attached = False
+        self._wrapper: Any = None  # what stood in the place of the detector's forward before
 
     def attach(self) -> None:
-        """Put this in the place of the detector's forward."""
+        """Put this in the place of the detector's forward; a wrapper of it that stands there is called in turn.
+
+        It is an instance attribute: torch's forward hooks stand before or after one pass, and two passes made of them
+        would have to share their state through an object, while DDP and train_step call nothing else of a detector.
+
+        Raises:
+            UserError: another one is attached.
+        """
+        found = vars(self.detector).get('forward')
+        if isinstance(found, SelfDistillation):
+            raise UserError(
+                f'{type(self.detector).__name__} is distilled already: keep one SkipAwareDistillationHook in '
+                'custom_hooks, or detach() the other distillation first'
+            )
+        self._wrapper, self.is_attached = found, True
         self.detector.forward = self
 
     def detach(self) -> None:
-        """Give the detector its own forward back."""
-        self.detector.__dict__.pop('forward', None)
+        """Put back what stood there; a wrapper that was put around this since then stays, and this passes calls on."""
+        if vars(self.detector).get('forward') is self:
+            del self.detector.forward
+            if self._wrapper is not None:
+                self.detector.forward = self._wrapper
+        self.is_attached = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The detector's ``forward``; see the class for what ``mode='loss'`` gives."""
+        """The detector's ``forward``; see the class for what ``mode='loss'`` returns."""
         stock_forward = type(self.detector).forward
         bound = inspect.signature(stock_forward).bind(self.detector, *args, **kwargs)
         bound.apply_defaults()
-        if bound.arguments['mode'] != 'loss':
-            return stock_forward(*bound.args, **bound.kwargs)
-        losses, super_calls = self._task_pass(bound, self.super_net)
-        super_losses = _weighted(losses, 'super', self.alpha)
-        if self.mode == 'sequential':
+        run = partial(self._wrapper or partial(stock_forward, self.detector), *args, **kwargs)
+        if not self.is_attached or bound.arguments['mode'] != 'loss':
+            return run()
+        alpha, gt_weight = self.settings.alpha, self.settings.gt_weight
+        losses, of_super = self._super_pass(run)
+        super_losses = _weighted(losses, 'super', alpha)
+        if self.settings.mode == 'sequential':
             super_losses = backpropagated(super_losses, self.detector, self.loss_scale)
-        losses, base_calls = self._base_pass(bound)
-        base_losses = _weighted(losses, 'base', (1 - self.alpha) * self.gt_weight)
-        kd_losses = self._kd_losses(super_calls, base_calls)
+        # Without truth the base-net needs no heads, but for what the predictions are compared by.
+        features = partial(self.detector.extract_feat, bound.arguments['inputs'])
+        losses, of_base = self._base_pass(run) if gt_weight else ({}, self._base_pass(features)[1])
+        base_losses = _weighted(losses, 'base', (1 - alpha) * gt_weight)
+        kd_losses = self._kd_losses(of_super, of_base)
         if kd_losses:
             kd_losses['kd.to_task'] = (total_loss(kd_losses) / total_loss(super_losses | base_losses)).detach()
         return super_losses | base_losses | kd_losses
 
-    def _task_pass(self, bound: inspect.BoundArguments, skip: SkipConfig) -> tuple[Losses, Calls]:
-        """The detector's own losses at ``skip``, and the calls that the distillation compares."""
-        with self.backbone.using_skip(skip), caught_calls(self._compared_modules()) as calls:
-            losses = type(self.detector).forward(*bound.args, **bound.kwargs)
-        return losses, calls
+    def _super_pass(self, run: Callable[[], Any]) -> tuple[Losses, Picked]:
+        """What ``run`` returns at the super-net, and, without its graph, what the base-net is compared with."""
+        with self.backbone.using_skip(self.super_net), _picked(self._picks()) as found:
+            losses = run()
+        found[self.pyramid] = tuple(found[self.pyramid][level.index] for level in self.levels)
+        return losses, {module: tuple(tensor.detach() for tensor in tensors) for module, tensors in found.items()}
 
-    def _base_pass(self, bound: inspect.BoundArguments) -> tuple[Losses, Calls]:
-        """The same at the base-net; backbone and neck only where it has no task loss."""
-        if self.gt_weight:
-            return self._task_pass(bound, self.base_net)
-        with self.backbone.using_skip(self.base_net), caught_calls(self._compared_modules()) as calls:
-            self.detector.extract_feat(bound.arguments['inputs'])
-        return {}, calls
+    def _base_pass(self, run: Callable[[], Any]) -> tuple[Any, Picked]:
+        """What ``run`` returns at the base-net, and what of it is compared."""
+        with self.backbone.using_skip(self.base_net), _picked(self._picks()) as found:
+            return run(), found
 
-    def _compared_modules(self) -> list[nn.Module]:
-        return [self.detector.neck, *(self.prediction_kl.modules if self.prediction_kl else ())]
+    def _picks(self) -> dict[nn.Module, Pick]:
+        features: dict[nn.Module, Pick] = {self.pyramid: lambda _, outputs: tuple(outputs)}
+        return features | (self.prediction_kl.picks if self.prediction_kl else {})
 
-    def _kd_losses(self, super_calls: Calls, base_calls: Calls) -> Losses:
-        super_feats, base_feats = (calls[self.detector.neck][0][1] for calls in (super_calls, base_calls))
-        losses = {}
-        if self.kd_weight:
-            feature_loss = FEATURE_LOSSES[self.feature]
-            weight = (1 - self.alpha) * self.kd_weight * self.kd_ramp * self.temperature**2
-            for level in self.levels:
-                loss = feature_loss(super_feats[level.index], base_feats[level.index], self.temperature)
-                losses[f'kd.loss_{level.name}'] = weight * loss
+    def _kd_losses(self, of_super: Picked, of_base: Picked) -> Losses:
+        settings, base_feats = self.settings, of_base[self.pyramid]
+        feature_loss = FEATURE_LOSSES[settings.feature]
+        weight = (1 - settings.alpha) * settings.kd_weight * self.kd_ramp * settings.temperature**2
+        losses = {
+            f'kd.loss_{level.name}': weight * feature_loss(feat, base_feats[level.index], settings.temperature)
+            for level, feat in zip(self.levels, of_super[self.pyramid])
+        }
         if self.prediction_kl:
-            weight = (1 - self.alpha) * self.prediction_weight * self.kd_ramp
-            found = self.prediction_kl.losses(super_calls, base_calls, base_feats)
+            weight = (1 - settings.alpha) * settings.prediction_weight * self.kd_ramp
+            found = self.prediction_kl.losses(of_super, of_base, base_feats)
             losses.update((f'kd.{name}', weight * loss) for name, loss in found.items())
         return losses
 
 
-def check_settings(
-    alpha: float,
-    gt_weight: float,
-    kd_weight: float,
-    prediction_weight: float,
-    feature: str,
-    temperature: float,
-    mode: str,
-) -> None:
-    """Raise a UserError for a setting of :class:`SelfDistillation` that is out of its range."""
-    if not 0 <= alpha <= 1:
-        raise UserError(f"alpha should be the super-net's share, 0 to 1, but got {alpha}")
-    weights = (gt_weight, kd_weight, prediction_weight)
-    if min(weights) < 0 or not any(weights):
-        raise UserError(
-            'gt_weight, kd_weight and prediction_weight should not be negative nor all 0, which leaves the base-net '
-            f'untrained, but got {", ".join(map(str, weights))}'
-        )
-    if feature not in FEATURE_LOSSES:
-        raise UserError(f'feature should be one of {", ".join(FEATURE_LOSSES)}, but got {feature!r}')
-    if temperature <= 0:
-        raise UserError(f'temperature should be positive, but got {temperature}')
-    if mode not in ('joint', 'sequential'):
-        raise UserError(f"mode should be 'joint' or 'sequential', but got {mode!r}")
+@contextmanager
+def _picked(picks: Mapping[nn.Module, Pick]) -> Iterator[Picked]:
+    """Collect what ``picks`` pick of each module's first call inside the ``with`` block, and leave nothing on it."""
+    found: Picked = {}
+
+    def keep(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if module not in found:
+            found[module] = picks[module](inputs, output)
+
+    with ExitStack() as stack:
+        for module in picks:
+            stack.callback(module.register_forward_hook(keep).remove)
+        yield found
 
 
 def _weighted(losses: Losses, net: str, weight: float) -> Losses:

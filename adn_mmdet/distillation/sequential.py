@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import UserError
+
 
 class _KnownGradients(torch.autograd.Function):
-    """A loss whose gradients are known already: the backward gives them, times the gradient of the loss."""
+    """A loss whose gradients are known already: its backward returns them, times the gradient of the loss."""
 
     @staticmethod
     def forward(ctx: Any, loss: Tensor, gradients: list[Tensor], *parameters: Tensor) -> Tensor:
@@ -27,7 +29,7 @@ class _KnownGradients(torch.autograd.Function):
 
 
 def backpropagated(losses: dict[str, Any], model: nn.Module, loss_scale: float = 1.0) -> dict[str, Any]:
-    """Go back through a pass of ``model``, and give its losses without their graph.
+    """Go back through a pass of ``model``, and return its losses without their graph.
 
     Args:
         losses: a loss dict as mmdet's ``parse_losses`` adds up.
@@ -35,12 +37,24 @@ def backpropagated(losses: dict[str, Any], model: nn.Module, loss_scale: float =
         loss_scale: what the sum is multiplied by on the way back, and its gradients divided by.
 
     Returns:
-        The same entries as scalars; the backward of their sum gives every parameter the gradient it would have had.
+        The same entries as scalars; in the backward of their sum every parameter gets the gradient it would have had.
+
+    Raises:
+        UserError: a part of ``model`` uses reentrant activation checkpointing.
     """
     total = total_loss(losses)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    with torch.autocast(total.device.type, enabled=False):
-        gradients = torch.autograd.grad(total * loss_scale, parameters, allow_unused=True)
+    try:
+        with torch.autocast(total.device.type, enabled=False):
+            gradients = torch.autograd.grad(total * loss_scale, parameters, allow_unused=True)
+    except RuntimeError as error:
+        # torch's own limit: such a part goes back by a backward() of its own, which writes into every .grad it meets.
+        if 'use_reentrant' not in str(error):
+            raise
+        raise UserError(
+            "mode='sequential' cannot go back through reentrant activation checkpointing, which a part of this "
+            "detector outside the backbone uses: set its with_cp=False, or mode='joint'"
+        ) from error
     torch.clear_autocast_cache()  # half-precision copies of the weights, whose graph is gone
     reached = [(p, g / loss_scale) for p, g in zip(parameters, gradients) if g is not None]
     detached = {name: _mean(value).detach() for name, value in losses.items()}

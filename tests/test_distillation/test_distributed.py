@@ -13,7 +13,7 @@ sys.path.append(str(Path(__file__).parents[1]))  # the ranks start without pytes
 from steps import furthest, raw_batch, watched_sgd  # noqa: E402
 from tiny import DETECTORS, build, tiny_config  # noqa: E402
 
-from adn_mmdet.distillation import SelfDistillation  # noqa: E402
+from adn_mmdet.distillation import DistillationSettings, SelfDistillation  # noqa: E402
 
 WORLD_SIZE, STEPS = 2, 3
 
@@ -22,7 +22,7 @@ def train(name, rank, settings):
     """What each step began with, and the weights after the last."""
     model = build(tiny_config(name)).train()
     wrapped = MMDistributedDataParallel(model, find_unused_parameters=False, broadcast_buffers=False)
-    SelfDistillation(wrapped, **settings).attach()
+    SelfDistillation(wrapped, DistillationSettings(**settings)).attach()
     optimizer, records = watched_sgd(model, lr=0.01, momentum=0.9, weight_decay=1e-4)
     for step in range(STEPS):
         wrapped.train_step(raw_batch(name, step * WORLD_SIZE + rank), OptimWrapper(optimizer))
@@ -51,7 +51,9 @@ def test_two_ranks_give_the_mean_of_their_own_gradients(settings, tmp_path):
     for name in DETECTORS:
         (records, weights), (_, other_weights) = (rank[name] for rank in ranks)
         model = build(tiny_config(name)).train()
-        SelfDistillation(model, **{key: value for key, value in settings.items() if key != 'mode'}).attach()
+        SelfDistillation(
+            model, DistillationSettings(**{key: value for key, value in settings.items() if key != 'mode'})
+        ).attach()
         for step, record in enumerate(records):
             model.load_state_dict({key: weight for key, (weight, _) in record.items()}, strict=False)
             own = [own_gradients(model, name, step * WORLD_SIZE + rank) for rank in range(WORLD_SIZE)]

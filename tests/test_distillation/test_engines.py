@@ -12,7 +12,7 @@ from steps import SETTINGS, furthest, gradients, raw_batch, reference_loss, watc
 from tiny import DETECTORS, build, tiny_config
 
 from adn_mmdet import SkipAwareDistillationHook, extract_feats
-from adn_mmdet.distillation import SelfDistillation
+from adn_mmdet.distillation import DistillationSettings, SelfDistillation
 
 LR = 0.1
 MODES = [{}, dict(mode='sequential')]
@@ -21,7 +21,7 @@ MODES = [{}, dict(mode='sequential')]
 def attached_and_plain(name, settings=None, **backbone):
     model = build(tiny_config(name, **backbone)).train()
     plain = copy.deepcopy(model)
-    SelfDistillation(model, **SETTINGS | (settings or {})).attach()
+    SelfDistillation(model, DistillationSettings(**SETTINGS | (settings or {}))).attach()
     return model, plain
 
 

@@ -1,5 +1,8 @@
 import copy
+import inspect
+import logging
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -10,17 +13,18 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from tiny import batch, build, tiny_config
 
-from adn_mmdet import SkipAwareDistillationHook
+from adn_mmdet import SkipAwareDistillationHook, UserError
 
 
 class Mock:
     def __init__(self, model):
         self.model, self.iter, self.optim_wrapper = model, 0, None
+        self.logger = logging.getLogger('test')
 
 
 def test_registered_in_the_root():
     hook = HOOKS.build(dict(type='SkipAwareDistillationHook', alpha=0.4))
-    assert hook.settings['alpha'] == 0.4
+    assert hook.settings.alpha == 0.4
 
 
 def test_attached_for_the_length_of_a_training():
@@ -41,8 +45,8 @@ def test_attached_for_the_length_of_a_training():
     'settings, message',
     [
         (dict(prediction_weight=-1.0), 'prediction_weight should not be negative.*but got 1.0, 1.0, -1.0'),
-        (dict(mode='both'), "mode should be 'joint' or 'sequential', but got 'both'"),
-        (dict(warmup_iters=-1), 'warmup_iters should not be negative, but got -1'),
+        (dict(mode='both'), "mode should be one of joint, sequential, but got 'both'"),
+        (dict(warmup_iters=-1), 'warmup_iters should be a whole number, 0 or more, but got -1'),
         (dict(alpha=2), 'alpha.*but got 2'),
     ],
     ids=str,
@@ -50,6 +54,71 @@ def test_attached_for_the_length_of_a_training():
 def test_bad_settings_are_refused_when_the_hook_is_made(settings, message):
     with pytest.raises(ValueError, match=message):
         SkipAwareDistillationHook(**settings)
+
+
+@pytest.mark.parametrize('given, nearest', [('alhpa', 'alpha'), ('warmup', 'warmup_iters'), ('kd_wieght', 'kd_weight')])
+def test_an_unknown_setting_is_named_with_the_nearest(given, nearest):
+    with pytest.raises(UserError, match=f"has no setting '{given}'; did you mean '{nearest}'"):
+        HOOKS.build({'type': 'SkipAwareDistillationHook', given: 1})
+
+
+def test_its_signature_is_that_of_the_settings():
+    parameters = inspect.signature(SkipAwareDistillationHook).parameters
+    assert {name: parameter.default for name, parameter in parameters.items()} == dict(
+        alpha=0.5,
+        gt_weight=1.0,
+        kd_weight=1.0,
+        prediction_weight=0.0,
+        feature='gap_channel',
+        temperature=1.0,
+        levels=None,
+        warmup_iters=0,
+        mode='joint',
+    )
+
+
+def test_two_hooks_are_refused_and_an_interrupted_training_is_not():
+    runner = Mock(build(tiny_config()).train())
+    hook = SkipAwareDistillationHook()
+    hook.before_train(runner)
+    with pytest.raises(UserError, match='FasterRCNN is distilled already: keep one SkipAwareDistillationHook'):
+        SkipAwareDistillationHook(alpha=0.4).before_train(runner)
+    hook.before_train(runner)  # of the next training, after one that an exception ended before after_train
+    assert runner.model.forward is hook.distillation
+    hook.after_train(runner)
+    assert 'forward' not in vars(runner.model)
+
+
+# What detectors of mmdet freeze; the last two leave the second set free, or shared.
+@pytest.mark.parametrize(
+    'backbone, frozen',
+    [
+        (dict(norm_cfg=dict(type='BN', requires_grad=False), norm_eval=True), 27),  # DETR's
+        (dict(norm_cfg=dict(type='BN', requires_grad=False)), 27),
+        (dict(norm_eval=True), 27),
+        (dict(frozen_stages=2), 12),
+        (dict(norm_cfg=dict(type='GN', num_groups=4), norm_eval=True), 0),
+        (dict(), 0),
+        (dict(norm_eval=True, skip_aware_norm=False), 0),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize('training', [True, False])
+def test_norms_that_stay_untrained_are_said_at_the_start(backbone, frozen, training, caplog):
+    model = build(tiny_config(**backbone)).train(training)
+    modes = [module.training for module in model.modules()]
+    runner = Mock(model)
+    hook = SkipAwareDistillationHook()
+    hook.before_train(runner)
+    assert not caplog.messages  # nothing was cloned
+    stock = {key: value for key, value in model.backbone.state_dict().items() if '_skip' not in key}
+    with warnings.catch_warnings(record=True):
+        model.backbone.load_state_dict(stock)
+    hook.before_train(runner)
+    message = f'{frozen} of 27 skip-aware norms were cloned from weights that have none and are frozen'
+    assert [text.startswith(message) for text in caplog.messages] == [True] * bool(frozen)
+    assert not frozen or 'norm_eval=False, frozen_stages=-1 and norm_cfg.requires_grad=True' in caplog.text
+    assert modes == [module.training for module in model.modules()]
 
 
 class Witness(Hook):

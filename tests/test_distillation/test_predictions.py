@@ -4,12 +4,12 @@ from mmdet.structures.bbox import bbox2roi
 from tiny import DETECTORS, batch, build, tiny_config
 
 from adn_mmdet import UserError, extract_feats
-from adn_mmdet.distillation import SelfDistillation
+from adn_mmdet.distillation import DistillationSettings, SelfDistillation
 from adn_mmdet.distillation.losses import sigmoid_kl, softmax_kl
 
 
 def losses_of(model, data, **settings):
-    distillation = SelfDistillation(model, **settings)
+    distillation = SelfDistillation(model, DistillationSettings(**settings))
     distillation.attach()
     torch.manual_seed(0)  # the RoI samplers are random
     losses = model(**data, mode='loss')
@@ -66,8 +66,8 @@ def test_heads_without_comparable_logits_are_named():
     model = build(tiny_config())
     model.roi_head = torch.nn.Identity()
     with pytest.raises(UserError, match='FasterRCNN has RPNHead and Identity: set prediction_weight=0'):
-        SelfDistillation(model, prediction_weight=1.0)
+        SelfDistillation(model, DistillationSettings(prediction_weight=1.0))
     model = build(tiny_config('retinanet'))
     del model.bbox_head
     with pytest.raises(UserError, match='RetinaNet has no head'):
-        SelfDistillation(model, prediction_weight=1.0)
+        SelfDistillation(model, DistillationSettings(prediction_weight=1.0))

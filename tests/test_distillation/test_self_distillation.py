@@ -7,7 +7,7 @@ from mmengine.model import ExponentialMovingAverage
 from tiny import DETECTORS, batch, build, tiny_config
 
 from adn_mmdet import UserError, extract_feats, set_skip
-from adn_mmdet.distillation import FEATURE_LOSSES, SelfDistillation
+from adn_mmdet.distillation import FEATURE_LOSSES, DistillationSettings, SelfDistillation
 from adn_mmdet.distillation.levels import pyramid_levels
 
 
@@ -17,7 +17,7 @@ def flat(losses):
 
 
 def attached(detector, **settings):
-    distillation = SelfDistillation(detector, **settings)
+    distillation = SelfDistillation(detector, DistillationSettings(**settings))
     distillation.attach()
     return distillation
 
@@ -187,6 +187,41 @@ def test_plain_detector_after_detach_and_in_other_modes():
     assert all(torch.equal(value, plain[key]) for key, value in seeded_loss(model.train(), data).items())
 
 
+def test_another_wrapper_of_forward_is_called_and_stays():
+    model = small()
+    data, seen = batch(model), []
+
+    def wrapper(*args, mode='tensor', **kwargs):
+        seen.append((mode, str(model.backbone.resolve_skip())))
+        return type(model).forward(model, *args, mode=mode, **kwargs)
+
+    model.forward = wrapper
+    plain = seeded_loss(model, data)
+    distillation = attached(model)
+    losses = seeded_loss(model, data)
+    assert seen == [('loss', 'FFFF'), ('loss', 'FFFF'), ('loss', 'TTTT')]
+    assert all(
+        torch.equal(losses[f'super.{key}'], value * (0.5 if 'loss' in key else 1)) for key, value in plain.items()
+    )
+    distillation.detach()
+    assert model.forward is wrapper
+    distillation.attach()
+    model.forward = outer = lambda *args, **kwargs: distillation(*args, **kwargs)  # put around it later
+    distillation.detach()
+    assert model.forward is outer
+    assert all(torch.equal(value, plain[key]) for key, value in seeded_loss(model, data).items())
+
+
+def test_one_distillation_at_a_time():
+    model = small()
+    first = attached(model)
+    for other in (first, SelfDistillation(model)):
+        with pytest.raises(UserError, match='FasterRCNN is distilled already: .*detach'):
+            other.attach()
+    first.detach()
+    attached(model)
+
+
 def test_every_parameter_gets_a_gradient():  # so that DDP needs no find_unused_parameters
     for settings in (dict(), dict(gt_weight=0.0), dict(kd_weight=0.0)):
         model = small('mask_rcnn')
@@ -240,7 +275,7 @@ def test_chosen_levels():
 )
 def test_bad_settings(settings, message):
     with pytest.raises(ValueError, match=message):
-        SelfDistillation(small(), **settings)
+        SelfDistillation(small(), DistillationSettings(**settings))
 
 
 def test_unfit_detectors_are_named():
@@ -249,7 +284,3 @@ def test_unfit_detectors_are_named():
     del cfg.model.backbone['skip']
     with pytest.raises(UserError, match='FasterRCNN should have one adaptive-depth backbone.*found ResNet'):
         SelfDistillation(build(cfg))
-    model = small()
-    model.neck = None
-    with pytest.raises(UserError, match='FasterRCNN has no neck'):
-        SelfDistillation(model)

@@ -1,20 +1,23 @@
 """Sequential mode: the joint mode's gradients, from one pass's activations at a time."""
 
 import copy
+import gc
 import sys
 
 import pytest
 import torch
 from tiny import DETECTORS, batch, build, tiny_config
+from torch.utils.checkpoint import checkpoint
 
-from adn_mmdet.distillation import SelfDistillation
+from adn_mmdet import UserError
+from adn_mmdet.distillation import DistillationSettings, SelfDistillation
 from adn_mmdet.distillation.sequential import backpropagated
 
 
 def step(model, data, scale=1.0, **settings):
     """Logged losses and gradients of one step, whose loss is multiplied by ``scale``."""
     model = copy.deepcopy(model)
-    SelfDistillation(model, **settings).attach()
+    SelfDistillation(model, DistillationSettings(**settings)).attach()
     torch.manual_seed(0)  # the RoI samplers are random
     loss, log = model.parse_losses(model(**data, mode='loss'))
     (scale * loss).backward()
@@ -51,6 +54,55 @@ def test_what_comes_after_scales_the_gradients():
     assert all(torch.allclose(scaled[key], 0.25 * value, atol=1e-7) for key, value in plain.items())
 
 
+def live_storages():
+    """Storages of all tensors that there are, by address, in bytes."""
+    gc.collect()
+    storages = [o.untyped_storage() for o in gc.get_objects() if isinstance(o, torch.Tensor)]
+    return {storage.data_ptr(): storage.nbytes() for storage in storages}
+
+
+@pytest.mark.parametrize('levels, kept', [(None, [32, 16, 8, 4]), ([1], [16])])
+def test_only_what_is_compared_is_held_through_the_base_pass(levels, kept):
+    model = build(tiny_config(norm_eval=True, frozen_stages=1)).train()
+    data = batch(model, size=128)
+    distillation = SelfDistillation(model, DistillationSettings(mode='sequential', levels=levels))
+    distillation.attach()
+    held = []
+    model.backbone.register_forward_pre_hook(lambda *_: held.append(live_storages()))
+    model(**data, mode='loss')
+    before, between = held
+    losses_and_gradients = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    features = sum(2 * 16 * size * size * 4 for size in kept)  # two images, 16 channels, float32
+    found = sum(nbytes for address, nbytes in between.items() if address not in before)
+    assert features <= found - losses_and_gradients <= features + 4096, (found - losses_and_gradients, features)
+
+
+class Checkpointed(torch.nn.Module):
+    """A neck that computes its activations again in the backward."""
+
+    def __init__(self, neck, use_reentrant):
+        super().__init__()
+        self.neck, self.use_reentrant = neck, use_reentrant
+
+    def forward(self, inputs):
+        return checkpoint(lambda *feats: self.neck(feats), *inputs, use_reentrant=self.use_reentrant)
+
+
+def test_reentrant_checkpointing_outside_the_backbone_is_refused():
+    model = build(tiny_config(norm_eval=True)).train()
+    data, neck = batch(model), model.neck
+    _, expected = step(model, data)
+    for use_reentrant, mode in ((True, 'joint'), (False, 'joint'), (False, 'sequential')):
+        model.neck = Checkpointed(neck, use_reentrant)
+        _, found = step(model, data, mode=mode)
+        for name, value in expected.items():
+            same = found[name.replace('neck.', 'neck.neck.')]
+            assert torch.allclose(same, value, rtol=1e-4, atol=1e-5 * value.abs().max().item()), name
+    model.neck = Checkpointed(neck, use_reentrant=True)
+    with pytest.raises(UserError, match="mode='sequential' cannot go back through reentrant activation checkpointing"):
+        step(model, data, mode='sequential')
+
+
 def test_loss_scale_keeps_small_gradients_of_half_precision():
     # The gradient of x is 1e-9, below float16's smallest number, and so is that of the product before it.
     layer = torch.nn.Linear(1, 1, bias=False)
@@ -70,7 +122,7 @@ def test_running_statistics_are_the_joint_ones():
     data = batch(model)
     models = [copy.deepcopy(model) for _ in range(2)]
     for one, mode in zip(models, ('joint', 'sequential')):
-        SelfDistillation(one, mode=mode).attach()
+        SelfDistillation(one, DistillationSettings(mode=mode)).attach()
         torch.manual_seed(0)
         one.parse_losses(one(**data, mode='loss'))[0].backward()
     joint, sequential = (one.state_dict() for one in models)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS, init_default_scope
 
 from adn_mmdet.backbones.adaptive_depth import find_backbone
-from adn_mmdet.distillation import SelfDistillation
+from adn_mmdet.distillation import DistillationSettings, SelfDistillation
 from adn_mmdet.errors import UserError
 
 SUPER_NET, BASE_NET, ADN = 'individual super-net', 'individual base-net', 'ADN'
@@ -70,12 +70,12 @@ def training_steps(cfg: Config, shape: tuple[int, int], batch_size: int, device:
     settings = _hook_settings(cfg)
     stock = {key: value for key, value in backbone.items() if key not in ('type', 'skip', 'skip_aware_norm')}
     shallow = dict(stock, type='ShallowResNet', stage_blocks=[stage.num_mandatory for stage in stages])
-    nets: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
+    nets: dict[str, tuple[dict[str, Any], DistillationSettings | None]] = {
         SUPER_NET: (dict(stock, type='ResNet'), None),
         BASE_NET: (shallow, None),
         ADN: (backbone, settings),
-        ADN_FEATURES: (backbone, settings | {'gt_weight': 0.0}),
-        ADN_SEQUENTIAL: (backbone, settings | {'mode': 'sequential'}),
+        ADN_FEATURES: (backbone, replace(settings, gt_weight=0.0)),
+        ADN_SEQUENTIAL: (backbone, replace(settings, mode='sequential')),
     }
     weights = detector.state_dict()
     steps = {}
@@ -84,12 +84,12 @@ def training_steps(cfg: Config, shape: tuple[int, int], batch_size: int, device:
         net.load_state_dict(weights, strict=False)
         net.to(device).train()
         if own_settings is not None:
-            SelfDistillation(net, **own_settings).attach()
+            SelfDistillation(net, own_settings).attach()
         steps[name] = _training_step(net, cfg, shape, batch_size)
     return steps
 
 
-def _hook_settings(cfg: Config) -> dict[str, Any]:
+def _hook_settings(cfg: Config) -> DistillationSettings:
     hooks = [hook for hook in cfg.get('custom_hooks', []) if hook.type == 'SkipAwareDistillationHook']
     if len(hooks) != 1:
         raise UserError(f'custom_hooks should hold one SkipAwareDistillationHook, but has {len(hooks)}')
