@@ -1,7 +1,6 @@
 from .checkpoint_hook import AtomicCheckpointHook
 from .exact_resume import ExactResumeHook
-from .finite_loss import FiniteLossHook
-from .loss_scale import LossScaleHook
+from .finite_loss import FiniteLossHook, LossScaleHook
 from .preemption import PREEMPTED, PreemptionHook
 from .run import train
 from .stuck_norms import StuckNormsHook

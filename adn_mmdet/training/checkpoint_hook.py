@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 from mmengine.dist import is_main_process
-from mmengine.fileio import LocalBackend
+from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from ..files import PARTIAL
-from .atomic_backend import AtomicBackend
+from ..errors import UserError
+from ..files import left_partials, write_atomically
+
+
+@register_backend('atomic')
+class AtomicBackend(LocalBackend):
+    """mmengine's local files, each written beside its place, forced to disk and then moved there."""
+
+    def put(self, obj: bytes, filepath: str | os.PathLike[str]) -> None:
+        """Write a file.
+
+        Raises:
+            UserError: it cannot be written (disk full, quota, …); what was there before is untouched.
+        """
+        try:
+            os.makedirs(os.path.dirname(filepath) or '.', exist_ok=True)
+            write_atomically(filepath, obj)
+        except OSError as error:
+            raise UserError(
+                f'cannot save {filepath} ({error.strerror}): make room, then go on from the previous checkpoint, '
+                'which is whole, with --resume'
+            ) from error
+
+    def put_text(self, obj: str, filepath: str | os.PathLike[str], encoding: str = 'utf-8') -> None:
+        """Write a text file; raises as :meth:`put`."""
+        self.put(obj.encode(encoding), filepath)
 
 
 @HOOKS.register_module()
@@ -27,6 +50,14 @@ class AtomicCheckpointHook(CheckpointHook):
     """
 
     saved_iter = -1  # iterations that the newest checkpoint holds
+    file_backend: Any = None  # only a training has one
+    best_ckpt_path: str | None
+    best_ckpt_path_dict: dict[str, str | None]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.filename_tmpl.format(0) == self.filename_tmpl.format(1):
+            self.max_keep_ckpts = -1  # one file that is overwritten: nothing is ever outdated
 
     def before_train(self, runner: Runner) -> None:
         """Prepare the folder; what a killed save has left there is removed."""
@@ -34,7 +65,7 @@ class AtomicCheckpointHook(CheckpointHook):
         if type(self.file_backend) is LocalBackend:
             self.backend_args = dict(backend='atomic')
             if is_main_process():
-                for path in Path(self.out_dir).glob(f'*{PARTIAL}'):
+                for path in left_partials(self.out_dir, '*.pth*'):
                     path.unlink()
 
     def save_as(self, runner: Runner, filename: str, meta: dict[str, Any]) -> None:
@@ -78,14 +109,40 @@ class AtomicCheckpointHook(CheckpointHook):
             self._remove(outdated)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, Any]) -> None:
-        outdated: list[str] = []
-        self.file_backend.remove = outdated.append  # put off until the new ones are there
+        if not self.save_best or self.file_backend is None:  # a validation without a training has nothing to save
+            return
+        before = self._take_best()  # mmengine deletes, before it writes, what it knows
         try:
             super()._save_best_checkpoint(runner, metrics)
         finally:
-            del self.file_backend.remove
+            outdated = self._restore_best(before)
         for path in outdated:
             self._remove(os.path.basename(path))  # in this folder: a copied one still names files of the original
+
+    def _take_best(self) -> dict[str, str | None]:
+        """Forget the paths of the best checkpoints, by key."""
+        if len(self.key_indicators) == 1:
+            path, self.best_ckpt_path = self.best_ckpt_path, None
+            return {self.key_indicators[0]: path}
+        before = dict(self.best_ckpt_path_dict)
+        self.best_ckpt_path_dict = dict.fromkeys(before)
+        return before
+
+    def _restore_best(self, before: dict[str, str | None]) -> set[str]:
+        """Remember those that have no successor.
+
+        Returns:
+            Those that have one, in a file of another name.
+        """
+        if len(self.key_indicators) == 1:
+            (path,) = before.values()
+            self.best_ckpt_path = self.best_ckpt_path or path
+            kept = [self.best_ckpt_path]
+        else:
+            self.best_ckpt_path_dict = {key: self.best_ckpt_path_dict.get(key) or path for key, path in before.items()}
+            kept = list(self.best_ckpt_path_dict.values())
+        names = {os.path.basename(path) for path in kept if path}
+        return {path for path in before.values() if path and os.path.basename(path) not in names}
 
     def _remove(self, filename: str) -> None:
         path = self.file_backend.join_path(self.out_dir, filename)

@@ -1,7 +1,8 @@
-"""FiniteLossHook: stops at the first loss that is not finite, before anything keeps what came of it."""
+"""Stops at numbers that are not finite: FiniteLossHook at the first such loss, LossScaleHook when no step succeeds."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from mmengine.runner import Runner
 
 from ..errors import UserError
 from ..ranks import any_rank
+
+MIN_SCALE = 1.0  # below it gradients overflow float16 even where they are not scaled up at all
 
 
 @HOOKS.register_module()
@@ -56,9 +59,53 @@ def _describe(runner: Runner, data_batch: Any, losses: dict[str, Any]) -> str:
         f'{name} = {torch.as_tensor(value).item():g}' for name, value in losses.items() if not _is_finite(value)
     )
     rates = ', '.join(f'{name} = {values[0]:g}' for name, values in runner.optim_wrapper.get_lr().items())
-    samples = data_batch.get('data_samples') if isinstance(data_batch, dict) else None
-    images = ', '.join(str(sample.get('img_path')) for sample in samples or [])
+    paths = _image_paths(data_batch.get('data_samples')) if isinstance(data_batch, dict) else []
+    images = f', on the images {", ".join(paths)}' if paths else ''
     return (
-        f'iteration {runner.iter + 1}: {faulty}, with {rates}, on the images {images}. No checkpoint was written: look '
-        'at these images and their annotations, or lower the learning rate, and go on from the previous one (--resume)'
+        f'iteration {runner.iter + 1}: {faulty}, with {rates}{images}. No checkpoint was written: look at these images '
+        'and their annotations, or lower the learning rate, and go on from the previous one (--resume)'
     )
+
+
+def _image_paths(samples: Any) -> list[str]:
+    """Of data samples: a list, or a dict of lists by branch; other detectors have tensors there, which have none."""
+    if isinstance(samples, Mapping):
+        samples = list(samples.values())
+    if isinstance(samples, (list, tuple)):
+        return [path for sample in samples for path in _image_paths(sample)]
+    path = getattr(samples, 'img_path', None)
+    return [str(path)] if path else []
+
+
+@HOOKS.register_module()
+class LossScaleHook(Hook):
+    """Log ``amp_scale`` and ``amp_skipped_steps`` of a dynamic loss scale (``AmpOptimWrapper``).
+
+    Raises:
+        UserError: the scale fell below :data:`MIN_SCALE`; from its start of 65536 that takes 17 skipped steps.
+    """
+
+    priority = 'ABOVE_NORMAL'  # before LoggerHook
+
+    def before_train(self, runner: Runner) -> None:
+        """Find the scaler, as it was resumed."""
+        self.scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
+        self.scale = self.scaler.get_scale() if self.scaler else 0.0
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        """A scale that was lowered is a step that was skipped."""
+        if self.scaler is None:
+            return
+        before, self.scale = self.scale, self.scaler.get_scale()
+        skipped = runner.message_hub.get_info('amp_skipped_steps', 0) + (self.scale < before)
+        runner.message_hub.update_info('amp_skipped_steps', skipped)  # resumed with the checkpoint
+        runner.message_hub.update_scalar('train/amp_skipped_steps', skipped)
+        runner.message_hub.update_scalar('train/amp_scale', self.scale)
+        if self.scale < MIN_SCALE:
+            raise UserError(
+                f'iteration {runner.iter + 1}: the loss scale of mixed precision fell to {self.scale:g} after '
+                f'{skipped} skipped steps: lower the learning rate, use bfloat16 (--cfg-options '
+                'optim_wrapper.dtype=bfloat16), or train without --amp'
+            )

@@ -12,6 +12,7 @@ from typing import Any
 
 from mmengine.dist import barrier
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
@@ -20,7 +21,7 @@ from ..ranks import any_rank
 from .checkpoint_hook import AtomicCheckpointHook
 
 PREEMPTED = 75  # the exit code; EX_TEMPFAIL of sysexits.h: try again later
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = tuple(getattr(signal, name) for name in ('SIGTERM', 'SIGUSR1') if hasattr(signal, name))  # Windows has one
 FILENAME = 'preempted.pth'
 
 
@@ -52,7 +53,7 @@ class PreemptionHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
         """Go, where any rank was told to."""
-        if runner.optim_wrapper.should_update() and any_rank(self.received is not None):
+        if _gradients_are_used_up(runner.optim_wrapper) and any_rank(self.received is not None):
             self._go(runner, runner.iter + 1)
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
@@ -81,6 +82,11 @@ class PreemptionHook(Hook):
         self.handlers = {}
 
     after_train = restore_handlers
+
+
+def _gradients_are_used_up(wrapper: OptimWrapper) -> bool:
+    wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+    return all(one.should_update() for one in wrappers)
 
 
 def shield_workers(loader: DataLoader) -> DataLoader:

@@ -3,11 +3,12 @@ import os
 import pytest
 import torch
 from mmengine.fileio import LocalBackend
+from mmengine.runner import Runner
 from test_training.toy import at, toy_config, toy_train
 
 from adn_mmdet import UserError, train
 from adn_mmdet.checkpoints import load_from_local
-from adn_mmdet.training.atomic_backend import AtomicBackend
+from adn_mmdet.training.checkpoint_hook import AtomicBackend
 
 
 def files(folder):
@@ -96,3 +97,45 @@ def test_safety_hooks_can_be_left_out_or_be_ones_own(tmp_path):
         loss_scale='LossScaleHook',
     )
     assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize('keys', ['score', ['score', 'other']], ids=['one', 'two'])
+def test_the_best_checkpoint_is_kept_where_its_successor_has_its_name(tmp_path, monkeypatch, keys):
+    """In an iteration-based training with ``by_epoch`` it is of epoch 0 every time."""
+    values = iter([(1, 9), (2, 8), (3, 10)])
+    monkeypatch.setattr(
+        'test_training.toy.ToyMetric.compute_metrics', lambda self, results: dict(zip(('score', 'other'), next(values)))
+    )
+    cfg = toy_config(tmp_path, by_epoch=False, save_best=keys, rule='greater')
+    cfg.default_hooks.checkpoint.update(by_epoch=True, interval=1)
+    cfg.train_cfg.val_interval = 4
+    train(cfg)
+    iterations = [12, 12] if isinstance(keys, list) else [12]
+    best = sorted(tmp_path.glob('best_*_epoch_0.pth'))
+    assert [load_from_local(path, 'cpu')['meta']['iter'] for path in best] == iterations
+    assert any('iter' not in name for name in files(tmp_path))
+
+
+def test_one_file_that_is_overwritten_is_kept(tmp_path):
+    toy_train(tmp_path, filename_tmpl='latest.pth', max_keep_ckpts=1)
+    assert files(tmp_path) == ['latest.pth'] and load_from_local(tmp_path / 'latest.pth', 'cpu')['meta']['epoch'] == 2
+    (tmp_path / 'last_checkpoint').unlink()
+    toy_train(tmp_path, 'auto', filename_tmpl='latest.pth', max_keep_ckpts=1)
+    assert files(tmp_path) == ['latest.pth']
+
+
+def test_validation_without_a_training_saves_nothing(tmp_path):
+    cfg = toy_config(tmp_path, save_best='score', rule='greater')
+    train(cfg)
+    before = {path: path.read_bytes() for path in tmp_path.glob('*.pth')}
+    cfg.load_from, cfg.experiment_name = str(tmp_path / 'epoch_2.pth'), 'validation'
+    assert Runner.from_cfg(cfg).val() == {'score': 1}
+    assert {path: path.read_bytes() for path in tmp_path.glob('*.pth')} == before
+
+
+def test_what_is_replaced_and_added_is_said_in_one_line(tmp_path):
+    cfg = toy_config(tmp_path, hooks=[])
+    cfg.log_level = 'INFO'
+    train(cfg)
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    assert log.count('replaced in the config: CheckpointHook by AtomicCheckpointHook; added in the config: Exact') == 1

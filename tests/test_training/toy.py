@@ -12,7 +12,8 @@ from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
-from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, OPTIMIZERS
 
 NUM_IMAGES, BATCH_SIZE, NUM_EPOCHS = 12, 2, 2
 ITERS_PER_EPOCH = NUM_IMAGES // BATCH_SIZE
@@ -151,3 +152,41 @@ def same_training(first, second):
     """Whether two checkpoints hold the same state of a training."""
     parts = ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers', 'exact_resume')
     return [part for part in parts if not same(first[part], second[part])] == []
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class ToyPairConstructor:
+    """An OptimWrapperDict: one optimiser of the first layer, one of the last."""
+
+    def __init__(self, optim_wrapper_cfg, paramwise_cfg=None):
+        self.optimizer = optim_wrapper_cfg['optimizer']
+
+    def __call__(self, model):
+        parts = dict(first=model.layers[0], last=model.layers[2])
+        return OptimWrapperDict(
+            **{
+                name: OptimWrapper(OPTIMIZERS.build({**self.optimizer, 'params': part.parameters()}))
+                for name, part in parts.items()
+            }
+        )
+
+
+@MODELS.register_module()
+class ToyPair(ToyModel):
+    """Trains with it."""
+
+    def train_step(self, data, optim_wrapper):
+        loss, log = self.parse_losses(self(**self.data_preprocessor(data, True)))
+        for wrapper in optim_wrapper.values():
+            wrapper.zero_grad()
+        loss.backward()
+        for wrapper in optim_wrapper.values():
+            wrapper.step()
+        return log
+
+
+def toy_pair_config(work_dir, **options):
+    cfg = toy_config(work_dir, **options)
+    cfg.model.type, cfg.param_scheduler = 'ToyPair', None
+    cfg.optim_wrapper = dict(constructor='ToyPairConstructor', optimizer=dict(type='AdamW', lr=0.01))
+    return cfg
