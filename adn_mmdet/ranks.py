@@ -27,33 +27,45 @@ STARTED_BY = {  # launcher: what sets which variable
 
 
 def join_ranks(cfg: Config) -> None:
-    """Start the process group of a config's launcher, as mmengine's ``Runner.setup_env`` does: processes first.
+    """Start the process group of a config's launcher, and let the config suit it.
 
-    What a run does before it builds a Runner needs the group already; the Runner then finds it. Where torch sees no
-    GPU, which mmengine takes for granted, the ranks are joined by gloo, and the config is changed to suit.
+    What a run does before it builds a Runner needs the group already; the Runner then finds it. Metrics of several
+    machines send each other their results, where mmengine writes them to a folder that all are to share.
 
     Raises:
         UserError: this process was not started by that launcher.
     """
-    launcher = cfg.get('launcher', 'none')
-    if launcher == 'none' or is_distributed():
+    if cfg.get('launcher', 'none') == 'none':
         return
-    starter, variable = STARTED_BY[launcher]
+    if not is_distributed():
+        _start_group(cfg)
+    if get_world_size() > 1 and len(set(_with_group(_leaders))) > 1:
+        for evaluator in (cfg.get('val_evaluator'), cfg.get('test_evaluator')):
+            for metric in evaluator if isinstance(evaluator, list) else [evaluator] if evaluator else []:
+                metric.setdefault('collect_device', 'gpu')  # which means by the process group, of the CPU as well
+
+
+def _start_group(cfg: Config) -> None:
+    """As mmengine's ``Runner.setup_env`` does: first what processes are to be, then the group.
+
+    Where torch sees no GPU, which mmengine takes for granted, gloo joins the ranks, and the config is changed to suit.
+    """
+    starter, variable = STARTED_BY[cfg.launcher]
     if variable not in os.environ:
         raise UserError(
-            f'--launcher {launcher}: {variable} is not set, which {starter} does: start this with {starter}'
+            f'--launcher {cfg.launcher}: {variable} is not set, which {starter} does: start this with {starter}'
         )
     environment = cfg.get('env_cfg', {})
     set_multi_processing(**environment.get('mp_cfg', {}), distributed=True)
-    if launcher == 'mpi':
+    if cfg.launcher == 'mpi':
         os.environ['LOCAL_RANK'] = os.environ[variable]
-    if launcher == 'pytorch' and not torch.cuda.is_available():
+    if cfg.launcher == 'pytorch' and not torch.cuda.is_available():
         dist.init_process_group('gloo')
         unused = cfg.get('find_unused_parameters', False)
         cfg.model_wrapper_cfg = dict(device_ids=None, broadcast_buffers=False, find_unused_parameters=unused)
         cfg.sync_bn = None  # torch synchronises statistics of GPU tensors only
     else:
-        init_dist(launcher, **environment.get('dist_cfg', {}))
+        init_dist(cfg.launcher, **environment.get('dist_cfg', {}))
 
 
 def leave_ranks() -> None:
@@ -85,10 +97,18 @@ def once(work: Callable[[], Result], a_machine: bool = False) -> Result:
     """
     if get_world_size() == 1:
         return work()
+
+    def together(group: dist.ProcessGroup) -> Result:
+        return _once(work, _leaders(group) if a_machine else [0] * get_world_size(), group)
+
+    return _with_group(together)
+
+
+def _with_group(work: Callable[[dist.ProcessGroup], Result]) -> Result:
+    """The result of a function of all ranks, as joined on the CPU for as long as it takes."""
     group = dist.new_group(backend='gloo', timeout=PATIENCE)
     try:
-        leaders = _leaders(group) if a_machine else [0] * get_world_size()
-        return _once(work, leaders, group)
+        return work(group)
     finally:
         dist.destroy_process_group(group)
 

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import multiprocessing
 import os
 import warnings
 from pathlib import Path
@@ -13,47 +12,12 @@ import torch.distributed as dist
 from conftest import DEMO_CONFIG
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from processes import outcome, two_ranks
 
 from adn_mmdet import UserError, ranks
 from adn_mmdet.datasets.preparation import prepare_data
-from adn_mmdet.ranks import join_ranks, leave_ranks, once
+from adn_mmdet.ranks import join_ranks, once
 from adn_mmdet.skip_config import SkipConfig
-
-# Not forked from here: another test's torch.compile leaves threads behind, with which no fork can train.
-PROCESSES = multiprocessing.get_context('forkserver')
-PROCESSES.set_forkserver_preload(['adn_mmdet'])
-
-
-def _run_rank(function, rank, folder, arguments, queue):
-    os.environ['LOCAL_RANK'] = '0'  # of a machine of its own, as far as that tells
-    dist.init_process_group('gloo', f'file://{folder}/store', rank=rank, world_size=2)
-    try:
-        queue.put((rank, function(rank, folder, *arguments)))
-    finally:
-        leave_ranks()
-
-
-def two_ranks(function, folder, *arguments):
-    """What ``function(rank, folder, …)`` returns on each of two ranks."""
-    queue = PROCESSES.Queue()
-    processes = [
-        PROCESSES.Process(target=_run_rank, args=(function, rank, folder, arguments, queue), daemon=True)
-        for rank in range(2)
-    ]
-    for process in processes:
-        process.start()
-    results = dict(queue.get(timeout=120) for _ in processes)
-    for process in processes:
-        process.join()
-    return [results[rank] for rank in range(2)]
-
-
-def outcome(function, *arguments):
-    """What a function returns, or the error with which it ends."""
-    try:
-        return function(*arguments)
-    except (Exception, SystemExit) as error:
-        return error
 
 
 def refuse(message):

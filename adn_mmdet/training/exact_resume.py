@@ -77,6 +77,9 @@ class ExactResumeHook(Hook):
         before, now = len(saved['random']), runner.world_size
         if before == now:
             self.resumed = dict(saved, random=saved['random'][runner.rank])
+            mine = get_random_state()
+            set_random_state(self.resumed['random'])  # fails here, if it does, and not in the middle of the training
+            set_random_state(mine)
         else:
             size = runner.train_dataloader.batch_sampler.batch_size
             runner.logger.warning(
@@ -95,9 +98,15 @@ class ExactResumeHook(Hook):
         restore()
         if isinstance(loop, IterBasedTrainLoop):
             loop.dataloader_iterator = _act_after(loop.iter, loop.dataloader_iterator, restore)
-        elif isinstance(loop, EpochBasedTrainLoop) and saved['done'] and saved['batches'] == len(loop.dataloader):
-            runner.logger.info(f'passing over {saved["done"]} batches that this epoch has had')
-            _pass_over(saved['done'], loop, restore)
+        elif isinstance(loop, EpochBasedTrainLoop) and saved['done']:
+            if saved['batches'] == len(loop.dataloader):
+                runner.logger.info(f'passing over {saved["done"]} batches that this epoch has had')
+                _pass_over(saved['done'], loop, restore)
+            else:
+                runner.logger.warning(
+                    f'the epoch that was interrupted after {saved["done"]} of {saved["batches"]} batches starts anew: '
+                    f'it has {len(loop.dataloader)} now'
+                )
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
@@ -126,7 +135,11 @@ def _act_after(count: int, batches: Iterator[Any], action: Callable[[], None]) -
 
 
 def _pass_over(count: int, loop: EpochBasedTrainLoop, action: Callable[[], None]) -> None:
-    """Let the loop's next ``count`` iterations do nothing, the last of them ``action``."""
+    """Let the loop's next ``count`` iterations do nothing, the last of them ``action``.
+
+    ``run_iter`` is replaced, on this one loop: it enumerates its data loader itself, so that batches taken from that
+    would shift the number of every batch that hooks are told.
+    """
 
     def run_iter(idx: int, data_batch: Any) -> None:
         if idx + 1 == count:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS, LOOPS, Registry, init_default_scope
-from mmengine.runner import Runner, ValLoop
+from mmengine.runner import ValLoop
 from torch import nn
-from torch.utils.data import DataLoader
 
 from ..config import choose_codes, require_weights
-from ..datasets.images import name_unreadable
 from ..datasets.preparation import prepare_data
 from ..errors import UserError
+from ..ranks import join_ranks
 from .failures import explain
-from .preemption import shield_workers
+from .lock import only_training_in
+from .resume import Found
 from .resume import resume as resume_from
+from .runner import SafeRunner
 
 # By their names in default_hooks, where a config sets them otherwise, or None to leave one out.
 SAFETY_HOOKS = dict(
@@ -42,7 +41,8 @@ def train(cfg: Config, resume: str | None = None, amp: bool = False, auto_scale_
         The model.
 
     Raises:
-        UserError: for whatever a user can get wrong, a loss that is not finite, no room on the GPU or the disk.
+        UserError: for whatever a user can get wrong, another training in the work folder, a checkpoint that does not
+            fit, a loss that is not finite, no room on the GPU or the disk.
         SystemExit: with code :data:`PREEMPTED`, after a signal and its checkpoint.
     """
     init_default_scope(cfg.get('default_scope', 'mmdet'))
@@ -52,14 +52,18 @@ def train(cfg: Config, resume: str | None = None, amp: bool = False, auto_scale_
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise UserError(f'--auto-scale-lr needs auto_scale_lr.base_batch_size, which {cfg.filename} does not set')
         cfg.auto_scale_lr.enable = True
-    add_safety_hooks(cfg)
-    if cfg.get('val_cfg') and _is(cfg.val_cfg.get('type'), ValLoop, LOOPS) and choose_codes(cfg, None):
-        cfg.val_cfg.type = 'SubNetValLoop'
-    if resume or cfg.get('resume'):
-        resume_from(cfg, resume or cfg.get('load_from') or 'auto')
-    require_weights(cfg)
-    prepare_data(cfg, 'train', 'val')
-    return _run(cfg)
+    if cfg.get('resume') and cfg.get('load_from') and not resume:  # as a training that was resumed dumps it
+        raise UserError(
+            f'the config says resume=True with load_from={cfg.load_from}: give --resume {cfg.load_from} to go on from '
+            'there, or --cfg-options resume=False load_from=None for a new training'
+        )
+    replaced = make_safe(cfg)
+    join_ranks(cfg)
+    with only_training_in(cfg.work_dir):
+        found = resume_from(cfg, resume or 'auto') if resume or cfg.get('resume') else None
+        require_weights(cfg)
+        prepare_data(cfg, 'train', 'val')
+        return _run(cfg, found, replaced)
 
 
 def _use_amp(cfg: Config) -> None:
@@ -69,17 +73,28 @@ def _use_amp(cfg: Config) -> None:
     cfg.optim_wrapper.loss_scale = 'dynamic'
 
 
-def add_safety_hooks(cfg: Config) -> None:
-    """Add the hooks that a config does not name itself, and let mmengine's own CheckpointHook be the atomic one."""
+def make_safe(cfg: Config) -> str:
+    """Put what is safer in the place of mmengine's own, and add the hooks that a config does not name itself.
+
+    Returns:
+        One line that says so.
+    """
     cfg.setdefault('custom_imports', dict(imports=['adn_mmdet']))  # so that mmdet's scripts read the dumped config
     cfg.setdefault('default_hooks', {})
-    hooks = cfg.default_hooks
+    hooks, changes = cfg.default_hooks, []
     hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))  # mmengine's default
     if hooks.checkpoint and _is(hooks.checkpoint.type, CheckpointHook, HOOKS):
         hooks.checkpoint.type = 'AtomicCheckpointHook'
+        changes.append('CheckpointHook by AtomicCheckpointHook')
+    if cfg.get('val_cfg') and _is(cfg.val_cfg.get('type'), ValLoop, LOOPS) and choose_codes(cfg, None):
+        cfg.val_cfg.type = 'SubNetValLoop'
+        changes.append('ValLoop by SubNetValLoop')
+    added = [hook for name, hook in SAFETY_HOOKS.items() if name not in hooks]
     for name, hook in SAFETY_HOOKS.items():
         if hooks.setdefault(name, dict(type=hook)) is None:
             del hooks[name]  # mmengine takes None for its own names alone
+    parts = (('replaced', changes), ('added', added))
+    return '; '.join(f'{what} in the config: {", ".join(names)}' for what, names in parts if names)
 
 
 def _is(kind: str | type | None, stock: type, registry: Registry) -> bool:
@@ -87,16 +102,15 @@ def _is(kind: str | type | None, stock: type, registry: Registry) -> bool:
     return (registry.get(kind) if isinstance(kind, str) else kind) is stock
 
 
-class _Runner(Runner):
-    @staticmethod
-    def build_dataloader(*args: Any, **kwargs: Any) -> DataLoader:
-        return name_unreadable(shield_workers(Runner.build_dataloader(*args, **kwargs)))
-
-
-def _run(cfg: Config) -> nn.Module:
+def _run(cfg: Config, found: Found | None, replaced: str) -> nn.Module:
     runner = None
+    if found:
+        cfg.load_from = found.path
     try:
-        runner = _Runner.from_cfg(cfg)
+        runner = SafeRunner.from_cfg(cfg)
+        if replaced:
+            runner.logger.info(replaced)
+        runner.found = found
         return runner.train()
     except (RuntimeError, OSError) as error:
         message = explain(error, runner.model if runner else None)

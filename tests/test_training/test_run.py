@@ -1,13 +1,15 @@
 import errno
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
 import torch.distributed as dist
 from conftest import DEMO_CONFIG
 from mmengine.config import Config
-from test_training.toy import at, same_training, sigterm, toy_config, toy_train
+from test_training.toy import at, same, same_training, sigterm, toy_config, toy_pair_config, toy_train
 from tiny import load_tool
 
 from adn_mmdet import UserError, train
@@ -91,6 +93,26 @@ def test_accumulated_gradients_are_used_up_first(tmp_path):
     with pytest.raises(SystemExit):
         train(cfg)
     assert load_from_local(tmp_path / 'preempted.pth', 'cpu')['meta']['iter'] == 4
+
+
+def test_two_optimisers(tmp_path):
+    straight, stopped = tmp_path / 'straight', tmp_path / 'stopped'
+    train(toy_pair_config(straight))
+    cfg = toy_pair_config(stopped, hooks=[at(3, sigterm)])
+    cfg.randomness = dict(seed=load_from_local(straight / 'epoch_2.pth', 'cpu')['meta']['seed'])
+    with pytest.raises(SystemExit) as exit:
+        train(cfg)
+    assert exit.value.code == PREEMPTED and load_from_local(stopped / 'preempted.pth', 'cpu')['meta']['iter'] == 3
+    train(toy_pair_config(stopped), 'auto')
+    first, second = (load_from_local(folder / 'epoch_2.pth', 'cpu') for folder in (straight, stopped))
+    assert same(first['state_dict'], second['state_dict']) and same(first['optimizer'], second['optimizer'])
+
+
+def test_the_package_can_be_imported_where_signals_are_fewer():
+    fewer = 'import signal; del signal.SIGUSR1, signal.sigwaitinfo, signal.pthread_sigmask'
+    code = f'{fewer}; from adn_mmdet.training import preemption; print(preemption.SIGNALS)'
+    ended = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert ended.returncode == 0 and 'SIGTERM' in ended.stdout, ended.stderr[-2000:]
 
 
 def test_missing_gpu_and_batch_size_are_said(tmp_path):
