@@ -1,4 +1,4 @@
-"""Estimate the batch-norm statistics of one depth anew, on training images, into a file beside the checkpoint."""
+"""Estimate the batch-norm statistics of one depth on training images, and save them in a file beside the checkpoint."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 from .convert import ARCHITECTURES, Conversion, convert_checkpoint, convert_weights
 from .download import get_weights
-from .loading import load_for_testing, read_weights
+from .loading import load_for_testing, read_weights, require_fit
 from .norms import estimate_statistics, load_norms, recalibrate
-from .safe_loading import load_from_local
+from .safe_loading import load_from_local, require_sound
 
 __all__ = [
     'ARCHITECTURES',
@@ -16,4 +16,6 @@ __all__ = [
     'load_norms',
     'read_weights',
     'recalibrate',
+    'require_fit',
+    'require_sound',
 ]

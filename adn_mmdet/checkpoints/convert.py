@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import warnings
 from collections import Counter
@@ -16,11 +15,11 @@ from rich.table import Table
 from torch import Tensor
 
 from ..backbones import AdaptiveDepthResNet
-from ..config import require_writable
+from ..config import require_output
 from ..errors import UserError
-from ..files import file_sha256, write_atomically
-from .loading import require_finite
-from .safe_loading import load_from_local
+from ..files import file_sha256
+from .safe_loading import load_from_local, require_sound
+from .saving import save
 
 # The arguments of AdaptiveDepthResNet by the authors' names.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -108,7 +107,7 @@ def convert_weights(weights: Mapping[str, Tensor], averaged: bool = False, arch:
     renamed = _mmdet_names(inner) if ARCHITECTURES[found]['avg_down'] else {}
     kept = {renamed.get(key, key): value for key, value in inner.items() if not key.startswith(HEADS)}
     num_untrained_norms = _require_fit(kept, found)
-    require_finite(kept, found)
+    require_sound(kept, found)
     dropped = [key for key in weights if not key.startswith(prefix) or key.removeprefix(prefix).startswith(HEADS)]
     return Conversion(kept, found, averaged, prefix, renamed, dropped, num_untrained_norms)
 
@@ -133,26 +132,21 @@ def convert_checkpoint(
         UserError: it cannot be read, converted or written; nothing was written.
     """
     source, out = Path(source).expanduser(), Path(out).expanduser()
-    if out.is_dir() or out.resolve() == source.resolve():
-        raise UserError(f'{out} is {"a folder" if out.is_dir() else "the source"}: give another file to write')
+    if out.resolve() == source.resolve():
+        raise UserError(f'{out} is the source: give another file to write')
+    require_output(out)
     checkpoint = load_from_local(source, map_location='cpu', trust=trust)
     try:
         conversion = convert_weights(*choose_weights(checkpoint, ema), arch)
     except UserError as error:
         raise UserError(f'{source}: {error}') from error
-    require_writable(out.parent)
     meta = dict(
         arch=conversion.arch,
         ema=conversion.averaged,
         source=source.name,
         source_sha256=file_sha256(source),
     )
-    with io.BytesIO() as file:
-        torch.save(dict(state_dict=conversion.weights, meta=meta), file)
-        try:
-            write_atomically(out, file.getvalue())
-        except OSError as error:
-            raise UserError(f'cannot write {out} ({error.strerror}): make room, or give another file') from error
+    save(dict(state_dict=conversion.weights, meta=meta), out)
     return conversion
 
 

@@ -1,15 +1,14 @@
-"""Norm recalibration: the batch-norm statistics of one chosen sub-network, estimated anew on training images.
+"""Norms of one sub-network: their statistics, estimated again on training images, in a small file beside the weights.
 
-Training runs super-net and base-net only, and may freeze statistics that were merely cloned; a depth that is deployed
-can be given its own. The weights stay as they are, so that the result is a small file beside the checkpoint.
+Training runs super-net and base-net only, and may freeze statistics that were merely cloned, so that another depth has
+none of its own.
 """
 
 from __future__ import annotations
 
 import copy
-import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,16 +26,38 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..backbones.adaptive_depth import Skip, find_backbone
 from ..backbones.features import unwrap
-from ..config import require_writable
+from ..config import require_output
 from ..datasets.images import name_unreadable
 from ..datasets.preparation import prepare_data
 from ..errors import UserError
-from ..files import file_sha256, write_atomically
+from ..files import file_sha256
 from ..skip_config import SkipConfig
-from .loading import load_for_testing
-from .safe_loading import load_from_local
+from .loading import load_for_testing, read_weights, require_fit
+from .safe_loading import load_from_local, require_sound
+from .saving import save
 
+STATISTICS = ('running_mean', 'running_var')
 KEYS = {'skip', 'checkpoint_sha256', 'num_images', 'statistics'}
+
+
+def norms_at(detector: nn.Module, skip: Skip) -> dict[str, _BatchNorm]:
+    """The batch norms with statistics that backbone and neck use at ``skip``, by name."""
+    backbone = find_backbone(detector)
+    idle = {
+        module for part in (*backbone.skipped_blocks(skip), *backbone.idle_norms(skip)) for module in part.modules()
+    }
+    neck = getattr(detector, 'neck', None)
+    used = {module for part in (backbone, neck) if part is not None for module in part.modules()} - idle
+    return {
+        name: module
+        for name, module in detector.named_modules()
+        if module in used and isinstance(module, _BatchNorm) and module.track_running_stats
+    }
+
+
+def _statistics(norms: Mapping[str, _BatchNorm]) -> dict[str, Tensor]:
+    """The buffers ``<norm>.running_mean`` and ``<norm>.running_var``, each (C,)."""
+    return {f'{name}.{kind}': getattr(norm, kind) for name, norm in norms.items() for kind in STATISTICS}
 
 
 @torch.no_grad()
@@ -48,42 +69,37 @@ def estimate_statistics(model: nn.Module, skip: Skip, batches: Iterable[Any]) ->
     Args:
         model: a detector; it is left as it is.
         skip: the sub-network.
-        batches: what a training data loader gives; the annotations are not used.
+        batches: those of a training data loader; the annotations are not used.
 
     Returns:
-        The statistics of the norms that ran, ``<norm>.running_mean`` and ``<norm>.running_var``, each (C,); and the
-        number of images.
+        The statistics of the norms of :func:`norms_at`, ``<norm>.running_mean`` and ``<norm>.running_var``, each (C,);
+        and the number of images.
 
     Raises:
-        UserError: no batch norm ran.
+        UserError: there is no such norm, or no image.
     """
-    detector = copy.deepcopy(unwrap(model)).eval()
+    original = unwrap(model)
+    detector = copy.deepcopy(original).eval()
     find_backbone(detector).set_skip(skip)
-    norms = {
-        name: module
-        for name, module in detector.named_modules()
-        if isinstance(module, _BatchNorm) and module.track_running_stats
-    }
+    norms = norms_at(detector, skip)
+    if not norms:
+        raise UserError(
+            f'{type(detector).__name__} has no batch norm in backbone and neck at {skip}: there is none to recalibrate'
+        )
     for norm in norms.values():
         norm.reset_running_stats()
         norm.momentum = None  # torch's cumulative average
         norm.train()
-    ran: dict[str, _BatchNorm] = {}
     num_images = 0
     for batch in batches:
         inputs = detector.data_preprocessor(batch, training=True)['inputs']
         detector.extract_feat(inputs)
         num_images += len(inputs)
-        ran = {name: norm for name, norm in norms.items() if norm.num_batches_tracked}
-        if not ran:
-            break
-    if not ran:
-        raise UserError(
-            f'{type(detector).__name__} has no batch norm that ran in backbone and neck at {skip} '
-            f'({num_images} images seen): there is nothing to recalibrate'
-        )
-    names = ('running_mean', 'running_var')
-    return {f'{key}.{name}': getattr(norm, name).cpu() for key, norm in ran.items() for name in names}, num_images
+    if not num_images:
+        raise UserError('there are no training images to recalibrate norms on: check train_dataloader in the config')
+    ran = {name: norm for name, norm in norms.items() if norm.num_batches_tracked}
+    statistics = {**_statistics(norms_at(original, skip)), **_statistics(ran)}  # a neck may have norms that never run
+    return {key: value.cpu().clone() for key, value in statistics.items()}, num_images
 
 
 def recalibrate(
@@ -108,6 +124,7 @@ def recalibrate(
     Raises:
         UserError: for whatever a user can get wrong; a file that holds something else is never replaced.
     """
+    checkpoint = os.path.expanduser(checkpoint)
     if num_batches < 1:
         raise UserError(f'--batches should be at least 1, but got {num_batches}')
     if not cfg.get('train_dataloader'):
@@ -117,19 +134,18 @@ def recalibrate(
     detector = MODELS.build(cfg.model)
     code = SkipConfig.parse(skip, find_backbone(detector).num_stages)
     path = Path(out or Path(checkpoint).with_suffix(f'.norms_{code}.pth'))
+    require_output(path)
     if path.exists() and load_from_local(path).keys() != KEYS:
         raise UserError(f'{path} exists and holds something else than norms: give another file for --out')
     load_for_testing(detector, checkpoint)
-    require_writable(path.parent)
     seed = cfg.get('randomness', {}).get('seed') or 0
     set_random_seed(seed)
     loader = name_unreadable(Runner.build_dataloader(cfg.train_dataloader, seed=seed))
     batches = track(islice(loader, num_batches), f'Recalibrating {code}', num_batches, console=Console(stderr=True))
     statistics, num_images = estimate_statistics(detector.to(get_device()), code, batches)
+    require_sound(statistics, f'{checkpoint} at {code}')
     content = {'skip': str(code), 'checkpoint_sha256': file_sha256(checkpoint), 'num_images': num_images}
-    with io.BytesIO() as file:
-        torch.save({**content, 'statistics': statistics}, file)
-        write_atomically(path, file.getvalue())
+    save({**content, 'statistics': statistics}, path)
     return path
 
 
@@ -151,17 +167,16 @@ def load_norms(
         UserError: the file cannot be read, is of another sub-network or checkpoint, or does not fit the detector.
     """
     content = load_from_local(path, map_location='cpu')
-    if content.keys() != KEYS:
+    statistics = content.get('statistics')
+    if content.keys() != KEYS or not isinstance(statistics, Mapping):
         raise UserError(f'{path} holds no recalibrated norms: make them with tools/recalibrate.py')
     skip, tested = content['skip'], [str(code) for code in codes]
     if tested != [skip]:
         raise UserError(f'{path} is for {skip} alone, but the test is of {", ".join(tested) or "a net without depths"}')
     if content['checkpoint_sha256'] != checkpoint_sha256:
-        raise UserError(f'{path} was made from another checkpoint: make it anew with tools/recalibrate.py')
-    buffers = dict(unwrap(model).named_buffers())
-    for key, value in content['statistics'].items():
-        if key not in buffers or buffers[key].shape != value.shape:
-            raise UserError(f'{path} does not fit the config: it holds {key} of shape {tuple(value.shape)}')
+        raise UserError(f'{path} was made from another checkpoint: make it again with tools/recalibrate.py')
+    own = _statistics(norms_at(unwrap(model), skip))
+    require_fit(own, read_weights(statistics, path), path)
     # Not load_state_dict: the backbone takes weights without `_skip` for plain ones, and clones.
-    for key, value in content['statistics'].items():
-        buffers[key].copy_(value)
+    for key, value in own.items():
+        value.copy_(statistics[key])

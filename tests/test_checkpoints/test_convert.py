@@ -276,7 +276,7 @@ def test_command_with_what_is_no_checkpoint(main, content, trust, paths, capsys)
     source.write_bytes(content)
     assert main([str(source), str(out), *trust]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f'error: {source} is ') and error.count('\n') == 1 and 'get it anew' in error
+    assert error.startswith(f'error: {source} is ') and error.count('\n') == 1 and 'download it again' in error
     assert not out.exists()
 
 
@@ -287,7 +287,7 @@ def test_command_with_other_mistakes(main, vd, paths, capsys):
     for argv, message in (
         ([str(out), str(source)], 'there is no checkpoint'),
         ([str(source), str(source)], 'is the source: give another file'),
-        ([str(source), str(out.parent)], 'is a folder: give another file'),
+        ([str(source), str(out.parent)], 'is a folder: give the name of a file'),
         ([str(source), str(source / 'out.pth')], 'cannot write to'),
         ([str(source), str(out), '--arch', 'resnet101vd'], 'holds resnet50vd, not resnet101vd'),
     ):

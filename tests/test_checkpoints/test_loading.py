@@ -3,7 +3,7 @@ import torch
 from tiny import build, tiny_config
 
 from adn_mmdet import SkipConfig, UserError
-from adn_mmdet.checkpoints import load_for_testing
+from adn_mmdet.checkpoints import load_for_testing, read_weights, require_fit
 
 BASE_NET = [SkipConfig.base_net(4)]
 
@@ -119,5 +119,30 @@ def test_a_sum_that_overflows_is_no_infinity(save, detector):
     ],
 )
 def test_another_layout_is_said(save, detector, content, given):
-    with pytest.raises(UserError, match=f'holds {given} where only weights should be: .*convert_checkpoint.py'):
+    with pytest.raises(
+        UserError, match=f'weights.pth holds {given} where only weights should be: .*convert_checkpoint.py'
+    ):
         load_for_testing(detector, save(wrap=lambda _: content))
+
+
+def test_a_training_goes_on_with_all_weights_only(save, detector):
+    own, path = detector.state_dict(), 'weights.pth'
+    checkpoint = {'state_dict': {f'module.{key}': value for key, value in own.items()}}
+    require_fit(own, read_weights(checkpoint, path), path)
+    require_fit(own, {key: value for key, value in own.items() if 'num_batches_tracked' not in key}, path)
+    key = 'backbone.layer2.0.bn2_skip.running_var'
+    for weights, message in (
+        ({name: own[name] for name in own if name.startswith('backbone.')}, 'weights.pth does not fit the config: '),
+        (without_skip_norms(own), r'108 missing \(backbone.layer1.0.bn1_skip.weight, .*, …\), 0 unexpected; use the'),
+        ({**own, 'extra': own[key]}, r'0 missing, 1 unexpected \(extra\)'),
+        ({**own, key: own[key][:1]}, rf'{key} has shape \(1,\) but the config wants'),
+        ({**own, key: own[key].int()}, rf'{key} is of torch.int32, but the model has it of torch.float32'),
+    ):
+        with pytest.raises(UserError, match=message):
+            require_fit(own, weights, path)
+
+
+def test_integers_in_the_place_of_weights(save, detector):
+    key = 'neck.fpn_convs.0.conv.weight'
+    with pytest.raises(UserError, match=f'{key} is of torch.int64, but the model has it of torch.float32'):
+        load_for_testing(detector, save(lambda weights: weights | {key: weights[key].long()}))

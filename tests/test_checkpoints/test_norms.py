@@ -104,14 +104,33 @@ def test_files_that_are_refused_change_nothing(detector, batches, tmp_path):
     unknown = save(tmp_path / 'unknown.pth', {**statistics, 'backbone.layer9.running_mean': statistics[key]})
     misshapen = save(tmp_path / 'misshapen.pth', {**statistics, key: statistics[key][:1]})
     (tmp_path / 'cut.pth').write_bytes(path.read_bytes()[:5000])
+
+    def refused(changes=(), without=()):
+        kept = {**statistics, **dict(changes)}
+        file = tmp_path / f'{len(list(tmp_path.iterdir()))}.pth'
+        return save(file, {name: value for name, value in kept.items() if name not in without})
+
     torch.save(detector.state_dict(), tmp_path / 'weights.pth')
     for file, sha256, codes, message in (
         (path, '0' * 64, ['TFTT'], 'is for TFTF alone, but the test is of TFTT'),
         (path, '0' * 64, ['TFTF', 'FFFF'], 'is for TFTF alone, but the test is of TFTF, FFFF'),
         (path, '0' * 64, [], 'is for TFTF alone, but the test is of a net without depths'),
         (path, '1' * 64, ['TFTF'], 'was made from another checkpoint'),
-        (unknown, '0' * 64, ['TFTF'], 'does not fit the config: it holds backbone.layer9.running_mean of shape'),
-        (misshapen, '0' * 64, ['TFTF'], f'does not fit the config: it holds {key} of shape (1,)'),
+        (
+            unknown,
+            '0' * 64,
+            ['TFTF'],
+            'does not fit the config: 0 missing, 1 unexpected (backbone.layer9.running_mean)',
+        ),
+        (misshapen, '0' * 64, ['TFTF'], f'{key} has shape (1,) but the config wants'),
+        (refused(without={key}), '0' * 64, ['TFTF'], f'1 missing ({key})'),
+        (refused(without=statistics), '0' * 64, ['TFTF'], 'holds nothing where only weights should be'),
+        (refused(without={name for name in statistics if name.startswith('neck.')}), '0' * 64, ['TFTF'], '16 missing'),
+        (refused({key: torch.full_like(statistics[key], torch.nan)}), '0' * 64, ['TFTF'], f'{key} holds NaN'),
+        (refused({key: -statistics[key]}), '0' * 64, ['TFTF'], f'{key} holds variances below zero (1 such'),
+        (refused({key: statistics[key].long()}), '0' * 64, ['TFTF'], f'{key} is of torch.int64, but the model has'),
+        (refused({key: 5}), '0' * 64, ['TFTF'], f'holds {key} where only weights should be'),
+        (save(tmp_path / 'none.norms.pth', None), '0' * 64, ['TFTF'], 'holds no recalibrated norms'),
         (tmp_path / 'weights.pth', '0' * 64, ['TFTF'], 'holds no recalibrated norms'),
         (tmp_path / 'cut.pth', '0' * 64, ['TFTF'], 'is incomplete'),
         (tmp_path / 'none.pth', '0' * 64, ['TFTF'], 'there is no'),
@@ -123,8 +142,22 @@ def test_files_that_are_refused_change_nothing(detector, batches, tmp_path):
 
 def test_a_net_without_batch_norms(batches):
     net = build(tiny_config('retinanet', norm_cfg=dict(type='GN', num_groups=2)))
-    with pytest.raises(UserError, match='RetinaNet has no batch norm that ran .* FFFF'):
+    with pytest.raises(UserError, match='RetinaNet has no batch norm in backbone and neck at FFFF'):
         estimate_statistics(net, 'FFFF', batches)
+
+
+def test_no_images(detector):
+    with pytest.raises(UserError, match='there are no training images .* check train_dataloader'):
+        estimate_statistics(detector, 'FFFF', [])
+
+
+def test_norms_of_a_neck_that_never_run_keep_their_statistics(detector, batches, tmp_path):
+    changed = copy.deepcopy(detector)
+    changed.neck.spare = torch.nn.BatchNorm2d(2)
+    changed.neck.spare.running_mean.fill_(3)
+    statistics, _ = estimate_statistics(changed, 'TFTF', batches)
+    assert statistics['neck.spare.running_mean'].tolist() == [3, 3]
+    load_norms(changed, save(tmp_path / 'norms.pth', statistics), '0' * 64, ['TFTF'])
 
 
 @pytest.fixture(scope='module')

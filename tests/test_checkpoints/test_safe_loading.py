@@ -2,7 +2,9 @@ import argparse
 import os
 import pickle
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
+import fuzz
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 
 from adn_mmdet import UserError
-from adn_mmdet.checkpoints import load_from_local
+from adn_mmdet.checkpoints import load_from_local, safe_loading
 
 
 class Crafted:
@@ -97,3 +99,162 @@ def test_trust_says_what_is_missing(tmp_path):
         load_from_local(path)
     with pytest.raises(UserError, match=r"no checkpoint at all \(No module named 'no_such_module'\)"):
         load_from_local(path, trust=True)
+
+
+def test_damaged_files_are_refused_or_hold_what_was_saved(tmp_path):
+    outcomes = fuzz.checkpoints(300, seed=0, folder=tmp_path)
+    assert outcomes.total() == 300 and min(outcomes.values()) > 10
+
+
+def test_a_flipped_weight_is_named(tmp_path):
+    path, weights = tmp_path / 'weights.pth', torch.full((100,), 0.5)
+    torch.save({'state_dict': {'conv.weight': weights}}, path)
+    content = path.read_bytes()
+    place = content.index(weights.numpy().tobytes()) + 2
+    path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    with pytest.raises(UserError, match=r'weights.pth is damaged: weights/data/0 in it is not what was saved: use the'):
+        load_from_local(path)
+
+
+def test_a_weight_marked_as_a_folder_is_damage(tmp_path):
+    """torch reads it as memory that nothing was written to; no checksum covers the mark."""
+    path = tmp_path / 'weights.pth'
+    torch.save({'conv.weight': torch.ones(100)}, path)
+    content = bytearray(path.read_bytes())
+    entry = next(
+        place
+        for place in range(len(content))
+        if content[place : place + 4] == b'PK\x01\x02' and content[place + 46 :].startswith(b'weights/data/0')
+    )
+    content[entry + 38] ^= 0x10
+    path.write_bytes(content)
+    assert not torch.equal(torch.load(path)['conv.weight'], torch.ones(100))
+    with pytest.raises(UserError, match='weights/data/0 in it is not what was saved'):
+        load_from_local(path)
+
+
+def test_checksums_are_compared_once_a_file(tmp_path, monkeypatch):
+    path, calls = tmp_path / 'weights.pth', []
+    testzip = zipfile.ZipFile.testzip
+    monkeypatch.setattr(zipfile.ZipFile, 'testzip', lambda archive: calls.append(1) or testzip(archive))
+    torch.save({'weight': torch.ones(1)}, path)
+    for changed, expected in ((1e9, 1), (1e9 + 1, 2)):
+        os.utime(path, (changed, changed))
+        for _ in range(3):
+            load_from_local(path)
+        assert len(calls) == expected
+    os.utime(path)  # a change within the same tick of the clock would not show
+    load_from_local(path), load_from_local(path)
+    assert len(calls) == 4
+
+
+def test_the_old_format_is_said_to_have_no_checksums(tmp_path, monkeypatch):
+    path, logged = tmp_path / 'old.pth', []
+    monkeypatch.setattr(safe_loading, 'print_log', lambda message, *_: logged.append(message))
+    torch.save({'weight': torch.ones(1)}, path, _use_new_zipfile_serialization=False)
+    assert load_from_local(path)['weight'] == 1
+    assert logged == [f'{path}: the format of torch < 1.6 has no checksums to notice damage by']
+
+
+@pytest.fixture
+def methods():
+    """HistoryBuffer's methods, restored afterwards."""
+    before = dict(HistoryBuffer._statistics_methods)
+    yield
+    HistoryBuffer._statistics_methods.clear()
+    HistoryBuffer._statistics_methods.update(before)
+
+
+def test_a_checkpoint_cannot_rebind_methods_of_the_process(tmp_path, monkeypatch, methods):
+    history, path = HistoryBuffer([1.0, 3.0], [1, 1]), tmp_path / 'crafted.pth'
+    state = dict(vars(history), statistics_methods={'mean': HistoryBuffer.max}, mean=5)
+    with monkeypatch.context() as patch:
+        patch.setattr(HistoryBuffer, '__getstate__', lambda self: state)
+        torch.save({'message_hub': {'log_scalars': {'loss': history}}}, path)
+    loaded = load_from_local(path)['message_hub']['log_scalars']['loss']
+    assert type(loaded) is HistoryBuffer and loaded.mean() == 2  # of 1 and 3, not their maximum
+    assert HistoryBuffer([1.0, 3.0], [1, 1]).statistics('mean') == 2
+    loaded.update(5.0)
+    assert pickle.loads(pickle.dumps(loaded)).mean() == 3
+
+
+HISTORY = b'\x80\x02cmmengine.logging.history_buffer\nHistoryBuffer\n'
+
+
+@pytest.mark.parametrize(
+    'content',
+    [HISTORY + b'N}X\x04\x00\x00\x00meanK\x01s\x86b.', HISTORY + b')R.', HISTORY + b')\x81}X\x01\x00\x00\x00aK\x01sb.'],
+    ids=['attributes of the class', 'a call', 'another state'],
+)
+def test_what_mmengine_does_not_save_of_a_history_is_refused(content, tmp_path, methods):
+    mean, path = HistoryBuffer.mean, tmp_path / 'crafted.pth'
+    path.write_bytes(content)
+    with pytest.raises(UserError, match='crafted.pth is .*no checkpoint'):
+        load_from_local(path)
+    assert HistoryBuffer.mean is mean
+
+
+def test_what_was_allowed_elsewhere_is_not_allowed_here(tmp_path):
+    """As mmengine's fork allows getattr itself, with which a pickle reaches anything."""
+    path = tmp_path / 'crafted.pth'
+    torch.save({'meta': Crafted(getattr, torch.nn.Module, '__init__')}, path)
+    with torch.serialization.safe_globals([getattr, torch.nn.Module, argparse.ArgumentParser]):
+        with pytest.raises(UserError, match='was refused: it holds'):
+            load_from_local(path)
+        assert argparse.ArgumentParser in torch.serialization.get_safe_globals()
+
+
+def test_threads_load_at_once(tmp_path):
+    torch.save(fuzz.a_checkpoint(), tmp_path / 'weights.pth')
+    with ThreadPoolExecutor(4) as pool:
+        loaded = list(pool.map(load_from_local, [tmp_path / 'weights.pth'] * 40))
+    assert all(fuzz.same(content, loaded[0]) for content in loaded)
+
+
+UNSOUND = {
+    'complex': (torch.ones(2, dtype=torch.complex64), 'is of torch.complex64, not of real floating numbers'),
+    'bool': (torch.ones(2, dtype=torch.bool), 'is of torch.bool'),
+    'float8': (torch.ones(2).to(torch.float8_e4m3fn), 'is of torch.float8_e4m3fn'),
+    'sparse': (torch.ones(2).to_sparse(), 'is a sparse tensor, not a dense one'),
+    'quantised': (torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), 'is a quantised tensor'),
+    'meta': (torch.ones(2, device='meta'), 'is a meta tensor'),
+    'NaN': (torch.tensor([1, torch.nan]), 'holds NaN or infinity'),
+    'infinity': (torch.tensor([1, -torch.inf], dtype=torch.float16), 'holds NaN or infinity'),
+    'variance': (torch.tensor([1, -1e-9]), 'holds variances below zero'),
+}
+
+
+@pytest.mark.parametrize('wrap', [dict, lambda **weights: dict(state_dict=weights, meta={})], ids=['bare', 'mmengine'])
+@pytest.mark.parametrize('kind', UNSOUND)
+@pytest.mark.filterwarnings('ignore')  # torch is about to drop some of them
+def test_tensors_that_no_training_leaves(kind, wrap, tmp_path):
+    value, message = UNSOUND[kind]
+    path = tmp_path / 'weights.pth'
+    torch.save(wrap(**{'bn.running_var': value, 'bn.weight': torch.ones(2), 'bn.count': torch.tensor(1)}), path)
+    with pytest.raises(UserError, match=rf'weights.pth: bn.running_var {message}.* \(1 such weights\): use an earlier'):
+        load_from_local(path)
+    with pytest.raises(UserError, match=message):  # the way of load_from, init_cfg and --resume
+        CheckpointLoader.load_checkpoint(str(path), map_location='cpu')
+
+
+def test_tensors_anywhere_in_a_file_that_holds_itself(tmp_path):
+    path, content = tmp_path / 'loop.pth', {'optimizer': {'state': {0: {'step': torch.tensor(1)}}}}
+    content['self'] = content
+    torch.save(content, path)
+    assert load_from_local(path).keys() == content.keys()
+    content['optimizer']['state'][0]['momentum_buffer'] = torch.tensor(torch.nan)
+    torch.save(content, path)
+    with pytest.raises(UserError, match='state.0.momentum_buffer holds NaN'):
+        load_from_local(path)
+
+
+def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+    path = tmp_path / 'weights.pth'
+    path.write_bytes(b'PK')
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, 'Permission denied', str(path))
+
+    monkeypatch.setattr('builtins.open', refuse)  # root, who may run the tests, reads anything
+    with pytest.raises(UserError, match=r'cannot read .*weights.pth \(Permission denied\)'):
+        load_from_local(path)
