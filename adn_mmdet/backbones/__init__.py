@@ -2,6 +2,7 @@ from .adaptive_depth import AdaptiveDepthBackbone, find_backbone, num_mandatory,
 from .compiled import compile_stages
 from .features import extract_feats, unwrap
 from .resnet import AdaptiveDepthResNet, ShallowResNet
+from .sharing import sharing
 
 __all__ = [
     'AdaptiveDepthBackbone',
@@ -12,5 +13,6 @@ __all__ = [
     'find_backbone',
     'num_mandatory',
     'set_skip',
+    'sharing',
     'unwrap',
 ]

@@ -33,7 +33,8 @@ class AdaptiveDepthBackbone(nn.Module):
     """Mix-in that owns the skip configuration of a backbone; goes before the backbone's class.
 
     A backbone of this kind sets :attr:`num_stages` and, when constructed, calls :meth:`set_skip`; its ``forward(x,
-    skip=None)`` runs the stages with :meth:`resolve_skip`. It names the second set of norms ``<norm>_skip``.
+    skip=None)`` runs the stages with :meth:`resolve_skip`, each by :func:`~adn_mmdet.backbones.sharing.run_once`. It
+    names the second set of norms ``<norm>_skip``.
     """
 
     num_stages: int
@@ -87,13 +88,6 @@ class AdaptiveDepthBackbone(nn.Module):
 
     def idle_norms(self, skip: Skip) -> list[nn.Module]:
         """The norms of blocks that a forward at ``skip`` runs, of the set that it does not use."""
-        raise NotImplementedError
-
-    def common_calls(self) -> list[tuple[nn.Module, str]]:
-        """Methods, as (owner, name), of one tensor and maybe the stage's flag: the same for the same of both.
-
-        What several sub-networks need is then run once; see :func:`~adn_mmdet.evaluation.shared_calls.sharing`.
-        """
         raise NotImplementedError
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:

@@ -14,6 +14,7 @@ from torch.utils import checkpoint
 
 from ..errors import UserError
 from .adaptive_depth import AdaptiveDepthBackbone, Skip, num_mandatory
+from .sharing import as_output, run_once
 
 NORMS = ('norm1', 'norm2', 'norm3')
 
@@ -170,22 +171,18 @@ class AdaptiveDepthResNet(AdaptiveDepthBackbone, ResNet):
         Returns:
             The outputs of the stages in ``out_indices``, each (N, C, H / stride, W / stride).
         """
-        x = self.run_stem(x)
+        x = run_once(self, self.run_stem, x)
         outputs = []
         for index, (stage, flag) in enumerate(zip(self.stages, self.resolve_skip(skip))):
-            x = stage(x, flag)
+            x = run_once(self, stage, x, flag)
             if index in self.out_indices:
-                outputs.append(x)
+                outputs.append(as_output(self, x, index))
         return tuple(outputs)
 
     def run_stem(self, x: Tensor) -> Tensor:
         """Run what comes before the stages, (N, 3, H, W) to (N, C, H / 4, W / 4)."""
         x = self.stem(x) if self.deep_stem else self.relu(self.norm1(self.conv1(x)))
         return self.maxpool(x)
-
-    def common_calls(self) -> list[tuple[nn.Module, str]]:
-        """The calls that sub-networks of a common prefix have in common: the stem's, and each stage's."""
-        return [(self, 'run_stem'), *((stage, 'forward') for stage in self.stages)]
 
     def train(self, mode: bool = True) -> AdaptiveDepthResNet:
         """Set the mode as mmdet does, and return self as torch does (mmdet's returns None)."""

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 from benchmarks.one_pass import detect_a_fixed_number, initialize, one_pass_calls, read_batches
-from test_evaluation.test_shared_calls import count_runs
+from test_backbones.test_sharing import count_runs
 from tiny import build, tiny_config
 
 from adn_mmdet import SkipConfig, UserError

@@ -16,9 +16,10 @@ from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 
 from adn_mmdet.backbones.adaptive_depth import find_backbone
+from adn_mmdet.backbones.sharing import sharing
 from adn_mmdet.checkpoints.norms import estimate_statistics
 from adn_mmdet.errors import UserError
-from adn_mmdet.evaluation.shared_calls import preprocessed_once, shared_calls
+from adn_mmdet.evaluation.shared_calls import preprocessed_once
 from adn_mmdet.skip_config import SkipConfig
 
 BACKBONE, DETECTOR = 'backbone', 'detector'
@@ -98,7 +99,7 @@ def one_pass_calls(
         return sum(len(backbone(images, code)) for code in codes)
 
     def backbone_together(batch: Batch) -> int:
-        with shared_calls(backbone.common_calls()):
+        with sharing(detector):
             return backbone_apart(batch)
 
     def on_next(function: Callable[[Batch], int], supply: Iterator[Batch]) -> Callable[[], int]:
