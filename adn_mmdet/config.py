@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import difflib
+import fnmatch
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
+from mmengine.fileio import YamlHandler, register_handler
+from mmengine.runner import Runner
 
 from .errors import UserError
+from .explain import explain_reading
 from .files import partial_path
+from .keys import nearest, parameters, parts, require_known
 from .skip_config import SkipConfig
 
 # Weights that configs/ start from but that no URL scheme fetches: how to get them, and what needs none.
@@ -32,6 +39,26 @@ WEIGHTS_HELP = {
 COCO_HELP = 'put COCO there (annotations/, train2017/, val2017/), or try `make demo`, which needs no data'
 
 
+# The least value of numbers that mmengine takes without a look; whole numbers but for the learning rate.
+LEAST = {
+    '*_dataloader.batch_size': 1,
+    '*_dataloader.num_workers': 0,
+    'train_cfg.max_epochs': 1,
+    'train_cfg.max_iters': 1,
+    'train_cfg.val_interval': 1,
+    'optim_wrapper.optimizer.lr': 0.0,
+}
+TYPO = 0.9  # how alike a name is to that of a section, so that it must be meant
+
+
+@register_handler(['yaml', 'yml'])
+class _SafeYaml(YamlHandler):
+    """Let mmengine read YAML without tags that run code."""
+
+    def load_from_fileobj(self, file: Any, **kwargs: Any) -> Any:
+        return yaml.safe_load(file)
+
+
 def load_config(path: str, cfg_options: Mapping[str, Any] | None = None, work_dir: str | None = None) -> Config:
     """Read a config as mmdet's scripts do.
 
@@ -41,17 +68,62 @@ def load_config(path: str, cfg_options: Mapping[str, Any] | None = None, work_di
         work_dir: where the run writes; None takes the config's, else ``work_dirs/<config name>``.
 
     Raises:
-        UserError: there is no such file; says the nearest names.
+        UserError: there is no such file, it cannot be read, has no model, an override names what nothing has, or a
+            number is out of its range; says the nearest names.
     """
     if not os.path.isfile(path):
         folder = Path(path).parent if Path(path).parent.is_dir() else Path('configs')
         near = difflib.get_close_matches(Path(path).name, [file.name for file in folder.glob('*.py')], cutoff=0.4)
         hint = f'did you mean {" or ".join(str(folder / name) for name in near)}?' if near else 'check the path'
-        raise UserError(f'there is no config {path}: {hint}')
-    cfg = Config.fromfile(path)
+        raise UserError(
+            f'{path} is a folder, no config: {hint}' if os.path.isdir(path) else f'there is no config {path}: {hint}'
+        )
+    try:
+        cfg = Config.fromfile(path)
+    except Exception as error:  # a config is code: whatever it raises
+        raise UserError(explain_reading(error, path)) from error
+    require_known(cfg._cfg_dict, cfg_options or {})
     cfg.merge_from_dict(dict(cfg_options or {}))
+    _require_names(cfg)
+    require_sections(cfg, 'model')
+    _require_numbers(cfg)
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(path).stem)
     return cfg
+
+
+def require_sections(cfg: Config, *names: str) -> None:
+    """Make sure that a config has the sections that a run needs.
+
+    Raises:
+        UserError: one is missing, None or no dict (of evaluators, a list).
+    """
+    for name in names:
+        section = cfg.get(name)
+        if not isinstance(section, (dict, list) if name.endswith('evaluator') else dict):
+            given = f'is {section!r:.60} in' if name in cfg else 'is missing in'
+            raise UserError(f'{name} {given} {cfg.filename}{nearest(name, cfg)}')
+
+
+def _require_names(cfg: Config) -> None:
+    """Refuse a section whose name is all but that of one that mmengine reads: it would be passed over."""
+    sections = parameters(Runner) or set()
+    for name, value in cfg.items():
+        near = difflib.get_close_matches(name, sections, n=1, cutoff=TYPO)
+        if near and name not in sections and isinstance(value, dict):
+            raise UserError(f'nothing reads {name} of {cfg.filename}{nearest(name, near)}')
+
+
+def _require_numbers(cfg: Config) -> None:
+    for path, value in parts(cfg._cfg_dict):
+        if isinstance(value, float) and (math.isnan(value) or math.isinf(value) and not path.startswith('model.')):
+            raise UserError(f'{path} is {value} in {cfg.filename}: give a finite number')
+        for pattern, least in LEAST.items():
+            kinds = int if isinstance(least, int) else (int, float)
+            if fnmatch.fnmatch(path, pattern) and value is not None:
+                if isinstance(value, bool) or not isinstance(value, kinds) or value < least:
+                    raise UserError(
+                        f'{path} is {value!r:.60}: give a {"whole " * (kinds is int)}number of at least {least:g}'
+                    )
 
 
 def choose_codes(cfg: Config, skip: str | None) -> list[SkipConfig] | None:
@@ -63,7 +135,7 @@ def choose_codes(cfg: Config, skip: str | None) -> list[SkipConfig] | None:
     Raises:
         UserError: a code that is not valid, or a skip for such a detector.
     """
-    backbone = cfg.model.get('backbone', {})
+    backbone = cfg.model.get('backbone') or {}
     kind = backbone.get('type')  # mmengine allows a name, of any scope, or a class
     backbone_class = MODELS.get(kind) if isinstance(kind, str) else kind
     if not hasattr(backbone_class, 'using_skip'):  # every AdaptiveDepthBackbone has it

@@ -5,7 +5,14 @@ from mmengine.config import ConfigDict
 from tiny import ROOT
 
 from adn_mmdet import UserError
-from adn_mmdet.config import load_config, require_data, require_output, require_weights, require_writable
+from adn_mmdet.config import (
+    load_config,
+    require_data,
+    require_output,
+    require_sections,
+    require_weights,
+    require_writable,
+)
 
 CONFIG = str(ROOT / 'configs' / 'mask_rcnn_r50_adn_1x_coco.py')
 
@@ -15,6 +22,72 @@ def test_mistyped_config_gets_the_nearest_names():
         load_config(CONFIG.replace('adn_1x', 'and_1x'))
     with pytest.raises(UserError, match='there is no config nowhere/x.py'):
         load_config('nowhere/x.py')
+
+
+BASE = "_base_ = './base.py'\n"
+SMALL = (
+    "model = dict(type='FasterRCNN')\ntrain_dataloader = dict(batch_size=2, dataset=dict(type='CocoDataset'))\n"
+    "optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))\ntrain_cfg = dict(max_iters=4)\n"
+    "test_evaluator = [dict(type='CocoMetric')]\n"
+)
+UNREADABLE = {
+    'model is missing in .*x.py': '',
+    'x.py cannot be read: SyntaxError: .*line 2': f'{BASE}model = dict(',
+    'there is no .*xx.py, which is its _base_: did you mean x.py': "_base_ = './xx.py'",
+    'its _base_ files name each other in a circle': "_base_ = './x.py'",
+    'custom_imports: .*adn_mmdett': f"{BASE}custom_imports = dict(imports=['adn_mmdett'])",
+    r"x.py, line 2 cannot be read: NameError: name 'foo'": f'{BASE}a = foo',
+    r'x.py, line 2: there is no modle: did you mean model\?': f'{BASE}a = _base_.modle',
+    r'nothing reads train_dataloder .*: did you mean train_dataloader\?': f'{BASE}train_dataloder = dict(batch_size=4)',
+    'model is None in': f'{BASE}model = None',
+    'optim_wrapper.optimizer.lr is nan': f"{BASE}optim_wrapper = dict(optimizer=dict(lr=float('nan')))",
+    "lr is 'high': give a number of at least 0": f"{BASE}optim_wrapper = dict(optimizer=dict(lr='high'))",
+    'batch_size is 0: give a whole number of at least 1': f'{BASE}train_dataloader = dict(batch_size=0)',
+    'max_iters is 0: give a whole number of at least 1': f'{BASE}train_cfg = dict(max_iters=0)',
+    'val_interval is 0': f'{BASE}train_cfg = dict(val_interval=0)',
+    'is no text in UTF-8': b'\xff\xfe\x00\x01',
+    'x.py is no text in UTF-8': b'a = 1\x00',
+}
+
+
+@pytest.mark.parametrize('message', UNREADABLE)
+def test_configs_that_cannot_be_read(message, tmp_path):
+    (tmp_path / 'base.py').write_text(SMALL)
+    content = UNREADABLE[message]
+    (tmp_path / 'x.py').write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=message) as error:
+        load_config(str(tmp_path / 'x.py'))
+    assert '\n' not in str(error.value)
+
+
+def test_other_kinds_of_files(tmp_path):
+    with pytest.raises(UserError, match='is a folder, no config'):
+        load_config(str(tmp_path))
+    for name, content in (('a.txt', BASE), ('a.json', '{'), ('a.yaml', 'model: [')):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(UserError, match=f'{name} cannot be read'):
+            load_config(str(tmp_path / name))
+
+
+def test_yaml_runs_no_code(tmp_path):
+    (tmp_path / 'a.yaml').write_text(f"model: !!python/object/apply:os.mkdir ['{tmp_path}/made']")
+    (tmp_path / 'b.py').write_text("_base_ = './a.yaml'")
+    for name in ('a.yaml', 'b.py'):
+        with pytest.raises(UserError, match='a.yaml cannot be read: ConstructorError'):
+            load_config(str(tmp_path / name))
+    assert not (tmp_path / 'made').exists()
+    (tmp_path / 'a.yaml').write_text('model: {type: FasterRCNN}')
+    assert load_config(str(tmp_path / 'a.yaml')).model.type == 'FasterRCNN'
+
+
+def test_sections_that_a_run_needs(tmp_path):
+    (tmp_path / 'x.py').write_text(f'{SMALL}optim_wrapper = None')
+    cfg = load_config(str(tmp_path / 'x.py'))
+    require_sections(cfg, 'train_dataloader', 'test_evaluator')
+    with pytest.raises(UserError, match='optim_wrapper is None in .*x.py'):
+        require_sections(cfg, 'optim_wrapper')
+    with pytest.raises(UserError, match='train_dataloaders is missing in .*: did you mean train_dataloader'):
+        require_sections(cfg, 'train_dataloaders')
 
 
 def test_work_dir_and_options(tmp_path, elsewhere):

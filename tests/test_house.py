@@ -10,6 +10,8 @@ ORDER = [
     'errors',
     'files',
     'skip_config',
+    'keys',
+    'explain',
     'config',
     'ranks',
     'ops',

@@ -1,41 +1,89 @@
-"""What the scripts share: errors in one line with exit code 2, and the flags of train and test."""
+"""What the scripts share: one line and an exit code for whatever goes wrong, and the flags of train and test."""
 
 from __future__ import annotations
 
 import argparse
+import codecs
 import functools
 import os
 import sys
+import traceback
+import unicodedata
 from collections.abc import Callable, Sequence
 
 try:
     from adn_mmdet import UserError
-    from adn_mmdet.config import load_config, require_writable
+    from adn_mmdet.config import load_config, require_sections, require_writable
+    from adn_mmdet.explain import DEBUG, explain
     from adn_mmdet.ranks import leave_ranks
 except ImportError as error:  # the version gate's diagnosis, or a package that is not installed
     print(f'error: {error}', file=sys.stderr)
     raise SystemExit(2) from None
+except KeyboardInterrupt:
+    print('stopped by Ctrl-C', file=sys.stderr)
+    raise SystemExit(130) from None
 
 from mmengine.config import Config, DictAction
 
 Main = Callable[[Sequence[str] | None], None]
+INTERRUPTED = 130  # as shells have it: 128 + SIGINT
+# What an encoding such as ASCII has no letter for; other letters lose their accents, the rest becomes a question mark.
+PLAIN = str.maketrans({'×': 'x', '–': '-', '—': '-', '…': '...', '≤': '<=', '≥': '>=', '→': '->', '±': '+-', '·': '.'})
 
 
 def command(main: Main) -> Callable[..., int]:
-    """Turn ``main(argv)`` into a function that returns an exit code: 0, or 2 for what a user got wrong."""
+    """Turn ``main(argv)`` into a function that returns an exit code.
+
+    0, or 2 with one line that says what was given, or 130 after Ctrl-C. With ``ADN_DEBUG=1`` the traceback is printed
+    before the line.
+    """
 
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> int:
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, 'reconfigure'):
+                stream.reconfigure(errors='plain')
         try:
             main(argv)
-        except UserError as error:
-            print(f'error: {error}', file=sys.stderr)
-            return 2
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            return _say('stopped by Ctrl-C', INTERRUPTED)
+        except Exception as error:
+            return _say(f'error: {explain(error)}', 2)
         finally:
+            _close_output()
             leave_ranks()
         return 0
 
     return run
+
+
+def _close_output() -> None:
+    """Let Python's own end not fail where nothing more can be printed: a full disk, or a pipe that is closed."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _say(line: str, code: int) -> int:
+    """Print the last line of a script that failed; what a terminal takes for more than text is left out."""
+    if os.environ.get(DEBUG):
+        traceback.print_exc()
+    print(''.join(letter if letter.isprintable() or letter == '\n' else '?' for letter in line), file=sys.stderr)
+    return code
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """What is printed for letters that an encoding does not have."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = unicodedata.normalize('NFKD', error.object[error.start : error.end].translate(PLAIN))
+    letters = (letter if letter.isascii() else '' if unicodedata.combining(letter) else '?' for letter in text)
+    return ''.join(letters), error.end
+
+
+codecs.register_error('plain', _plain)
 
 
 def run_parser(description: str | None) -> argparse.ArgumentParser:
@@ -51,10 +99,19 @@ def run_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def run_config(args: argparse.Namespace) -> Config:
-    """The config that the common flags ask for."""
+def run_config(args: argparse.Namespace, *sections: str) -> Config:
+    """The config that the common flags ask for.
+
+    Args:
+        args: of :func:`run_parser`.
+        *sections: what the run needs of the config.
+
+    Raises:
+        UserError: for whatever a user can get wrong in it.
+    """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = load_config(args.config, args.cfg_options, args.work_dir)
+    require_sections(cfg, *sections)
     require_writable(cfg.work_dir)
     cfg.launcher = args.launcher
     return cfg

@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_skip(args)
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
         raise UserError(f'--out should be a .pkl file, but got {args.out}')
-    cfg = run_config(args)
+    cfg = run_config(args, 'test_dataloader', 'test_evaluator', 'test_cfg')
     if args.show or args.show_dir:
         args.show_dir = args.show_dir and os.path.abspath(args.show_dir)  # else mmdet nests it in the work folder
         cfg = trigger_visualization_hook(cfg, args)

@@ -30,7 +30,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     args = parse_args(argv)
-    train(run_config(args), args.resume, args.amp, args.auto_scale_lr)
+    train(run_config(args, 'train_dataloader', 'train_cfg', 'optim_wrapper'), args.resume, args.amp, args.auto_scale_lr)
 
 
 if __name__ == '__main__':
