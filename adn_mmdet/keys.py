@@ -93,10 +93,11 @@ def parameters(reader: Any) -> set[str] | None:
     for owner in inspect.getmro(reader) if inspect.isclass(reader) else [reader]:
         if owner is object:
             return names
-        if inspect.isclass(owner) and '__init__' not in vars(owner):
+        if inspect.isclass(owner) and not {'__init__', '__signature__'} & vars(owner).keys():
             continue
+        is_plain = inspect.isclass(owner) and '__signature__' not in vars(owner)
         try:
-            own = inspect.signature(owner.__init__ if inspect.isclass(owner) else owner).parameters.values()
+            own = inspect.signature(owner.__init__ if is_plain else owner).parameters.values()
         except (TypeError, ValueError):  # compiled
             return None
         names |= {parameter.name for parameter in own}

@@ -35,6 +35,8 @@ def build(cfg, part):
         return Runner.build_dataloader(cfg[part])
     if part == 'custom_hooks':
         return HOOKS.build(cfg.custom_hooks[0])
+    if part == 'default_hooks':
+        return HOOKS.build(cfg.default_hooks.logger)
     return METRICS.build(cfg[part]) if part.endswith('evaluator') else MODELS.build(cfg[part])
 
 
@@ -53,9 +55,10 @@ def build(cfg, part):
         ({'train_dataloader.batchsize': 4}, 'train_dataloader takes no batchsize: did you mean batch_size?'),
         ({'train_dataloader.dataset.type': 'CocoDatset'}, 'train_dataloader.dataset .*did you mean CocoDataset?'),
         ({'train_dataloader.sampler.type': 'InfinitSampler'}, 'did you mean InfiniteSampler?'),
-        ({'custom_hooks.0.alpa': 0.5}, r'custom_hooks.0 \(SkipAware.*\) takes no alpa: did you mean alpha?'),
-        ({'custom_hooks.0.alpha': 'half'}, "custom_hooks.0 .*alpha should be of type float, but is 'half'"),
-        ({'custom_hooks.0.type': None}, 'custom_hooks.0'),
+        ({'default_hooks.logger.intervall': 5}, r'logger \(LoggerHook\) takes no intervall: did you mean interval?'),
+        ({'default_hooks.logger.interval': 'half'}, "logger .*: interval should be of type int, but is 'half'"),
+        ({'custom_hooks.0.alpa': 0.5}, 'has no setting .alpa.; did you mean .alpha'),
+        ({'custom_hooks.0.alpha': 'half'}, "alpha should be a finite number, but got 'half'"),
         ({'val_evaluator.metric': 'bboxx'}, r'val_evaluator \(CocoMetric\): .*but got bboxx'),
     ],
 )
