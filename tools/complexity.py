@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,10 +15,12 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from adn_mmdet import SkipConfig, UserError
-from adn_mmdet.config import choose_codes, load_config, require_writable
+from adn_mmdet.config import choose_codes, load_config, require_output
 from adn_mmdet.cost.macs import count_costs_by_part, default_input_size
+from adn_mmdet.files import write_json
 
 WORDS = (
     '1 MAC = 1 multiplication + 1 addition; FLOPs = 2 x MACs; the detection literature calls MACs FLOPs. '
@@ -67,18 +68,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.shape and min(args.shape) <= 0:
         raise UserError(f'--shape should be two positive numbers, but got {args.shape[0]} {args.shape[1]}')
     if args.json:
-        require_writable(args.json.parent)
+        require_output(args.json)
     cfg = load_config(args.config, args.cfg_options)
     height, width = shape = tuple(args.shape or default_input_size(cfg))
     rows = count_rows(cfg, args.skip, shape)
-    table = Table(title=f'{Path(args.config).stem}, 1×3×{height}×{width}, in GMACs')
+    table = Table(title=Text(f'{Path(args.config).stem}, 1×3×{height}×{width}, in GMACs'))
     for heading in COLUMNS.values():
         table.add_column(heading, justify='right')
     for row in rows:
         table.add_row(row['skip'] or '–', *(f'{row[name]:.2f}' for name in list(COLUMNS)[1:]))
     Console(file=sys.stdout).print(table)
     if args.json:
-        args.json.write_text(json.dumps(dict(config=args.config, shape=shape, rows=rows), indent=2) + '\n')
+        write_json(args.json, dict(config=args.config, shape=shape, rows=rows))
 
 
 if __name__ == '__main__':

@@ -11,8 +11,9 @@ from _command import command
 from mmengine.config import DictAction
 
 from adn_mmdet import UserError
-from adn_mmdet.config import load_config, require_writable
+from adn_mmdet.config import load_config
 from adn_mmdet.inference import AnyDepthInferencer, list_inputs
+from adn_mmdet.inference.outputs import output_names, require_outputs
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -25,6 +26,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         '--budget-ms', type=float, help='run the best depth that takes no longer, on this device, which is timed once'
     )
     parser.add_argument('--sub-nets', help='sub_nets.json of tools/test.py, or its folder: the AP that budgets go by')
+    parser.add_argument(
+        '--images', help="a folder of images to time depths on; default the config's test set, noise where it is absent"
+    )
     parser.add_argument('--out', default='outputs', help='folder for annotated images or video; default outputs')
     parser.add_argument('--device', help='such as cuda:0 or cpu; default a GPU if there is one')
     parser.add_argument('--score-thr', type=float, default=0.3, help='least score of what is drawn; default 0.3')
@@ -40,19 +44,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not 0 <= args.score_thr <= 1:
         raise UserError(f'--score-thr should be from 0 to 1, but got {args.score_thr}')
     images = list_inputs(args.input)
+    require_outputs(Path(args.out), output_names(images))
     inferencer = AnyDepthInferencer(
         load_config(args.config, args.cfg_options),
         args.checkpoint,
         args.device,
         sub_nets=args.sub_nets,
+        images=args.images,
         allow_untrained=args.allow_untrained,
     )
     skip = inferencer.choose(args.skip, args.budget_ms)
     inferencer(images[:1], skip=skip)  # a device's first call is slow
-    require_writable(args.out)
-    found = inferencer(images, skip=skip, out_dir=args.out, pred_score_thr=args.score_thr)['predictions']
-    ms = median(prediction['ms'] for prediction in found)
-    print(f'{Path(args.out) / "vis"}: {len(found)} images, {skip or "no depth to choose"}, median {ms:.1f} ms')
+    times: list[float] = []
+    inferencer(
+        images,
+        skip=skip,
+        out_dir=args.out,
+        pred_score_thr=args.score_thr,
+        on_prediction=lambda prediction: times.append(prediction['ms']),
+    )
+    depth = skip or 'no depth to choose'
+    print(f'{Path(args.out) / "vis"}: {len(times)} images, {depth}, median {median(times):.1f} ms')
 
 
 if __name__ == '__main__':

@@ -1,20 +1,18 @@
-"""Times functions, and the sub-networks of a detector, against each other: interleaved, because machines are noisy."""
+"""Times the sub-networks of a detector against each other, and the parts of each."""
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from statistics import median
-from typing import Any, TypeVar
-from unittest.mock import patch
+from typing import Any
 
 import numpy as np
 import torch
-from mmdet.structures import DetDataSample
-from rich.progress import track
+from mmdet.models.detectors import BaseDetector
 from torch import nn
 
 from ..backbones.adaptive_depth import find_backbone
@@ -22,13 +20,14 @@ from ..backbones.features import unwrap
 from ..errors import UserError
 from ..ops.precision import autocast, keep_boxes_exact, post_processors
 from ..skip_config import SkipConfig
+from .images import TimedImages
+from .timing import interleave, require_counts, seconds
 
 PARTS = ('backbone', 'neck', 'post')  # what is timed beside the whole call; the heads are the rest
 NUM_RESAMPLES = 2000  # of the bootstrap
 
-Name = TypeVar('Name')
-Result = TypeVar('Result')
 Span = tuple[Any, Any]  # two moments of :func:`_now`
+Batch = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -64,40 +63,6 @@ class LatencyRow:
     ratio_high: float
 
 
-def interleave(functions: Mapping[Name, Callable[[], Result]], rounds: int, warmup: int) -> dict[Name, list[Result]]:
-    """Call the functions in turn, once a round, and collect what they return, by name.
-
-    Args:
-        functions: what to call, by name.
-        rounds: how often.
-        warmup: rounds before these, whose results are dropped.
-    """
-    results: dict[Name, list[Result]] = {name: [] for name in functions}
-    for number in track(range(-warmup, rounds), description='Timing'):
-        for name, function in functions.items():
-            result = function()
-            if number >= 0:
-                results[name].append(result)
-    return results
-
-
-def interleaved_medians(
-    functions: Mapping[str, Callable[[], object]], rounds: int = 60, warmup: int = 5
-) -> dict[str, float]:
-    """Time the functions in turn, once a round.
-
-    Args:
-        functions: what to time, by name.
-        rounds: timed calls of each.
-        warmup: untimed calls of each before.
-
-    Returns:
-        Median seconds of a call, by name; work on a GPU is waited for.
-    """
-    timed = {name: partial(_seconds, function) for name, function in functions.items()}
-    return {name: median(seconds) for name, seconds in interleave(timed, rounds, warmup).items()}
-
-
 def measure_latency(
     model: nn.Module,
     codes: Sequence[SkipConfig] | None,
@@ -107,47 +72,50 @@ def measure_latency(
     warmup: int = 3,
     amp: bool = False,
     channels_last: bool = False,
+    images: TimedImages | None = None,
 ) -> list[LatencyRow]:
-    """Time a detector at each of its depths, on the device that it is on, with preprocessed images of noise.
+    """Time a detector at each of its depths, on the device that it is on.
+
+    A copy that shares its weights is timed, so that other threads may detect meanwhile.
 
     Args:
-        model: a detector, or a wrapper of one; its train / eval mode is put back.
+        model: a detector, or a wrapper of one.
         codes: sub-networks; None for a detector that has no depth to choose.
         input_size: height and width of the images in pixels.
         batch_size: images a call.
-        rounds: timed calls of each sub-network, in turn.
+        rounds: timed calls of each sub-network, in turn; those of a round are of the same images.
         warmup: untimed calls of each before.
         amp: run in autocast, bfloat16 on the CPU and float16 on a GPU.
         channels_last: run in that memory format; the model's weights are left in it.
+        images: what to detect on; None takes noise.
 
     Returns:
         One row a code, the ratios to the first; one row for None.
 
     Raises:
-        UserError: numbers that are not positive.
+        UserError: numbers that are not positive, or an image that cannot be read.
     """
-    require_positive(batch_size=batch_size, rounds=rounds, input_size=min(input_size))
-    detector = unwrap(model)
+    require_counts(batch_size=batch_size, rounds=rounds)
+    require_size(input_size)
+    detector = _copy(unwrap(model)).eval()
     device = next(detector.parameters()).device
     if amp:
         keep_boxes_exact(detector, device)
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
     if channels_last:
         detector.to(memory_format=torch.channels_last)
-    noise = torch.randn(batch_size, 3, *input_size, generator=torch.Generator().manual_seed(0))
-    images = noise.to(device, memory_format=memory_format)
-    predict = partial(detector, images, _data_samples(batch_size, input_size), mode='predict')
-    was_training = detector.training
+    names: list[str | None] = [None] if codes is None else [str(code) for code in codes]
+    supply = (
+        batch
+        for loaded in (images or TimedImages()).batches(input_size, batch_size)
+        for batch in [_preprocess(detector, loaded, channels_last)] * len(names)
+    )
     on_device = torch.cuda.device(device) if device.type == 'cuda' else nullcontext()
-    detector.eval()
-    try:
-        with on_device, _timed_parts(detector, device) as spans, torch.no_grad(), autocast(device, amp):
-            names: list[str | None] = [None] if codes is None else [str(code) for code in codes]
-            calls = {name: partial(_time_call, predict, detector, name, spans) for name in names}
-            seconds = interleave(calls, rounds, warmup)
-    finally:
-        detector.train(was_training)
-    return summarize({name: np.array(times) for name, times in seconds.items()})
+    spans = _timed_parts(detector, device)
+    with on_device, torch.no_grad():
+        in_precision = partial(autocast, device, amp)
+        calls = {name: partial(_time_call, detector, name, supply, in_precision, spans) for name in names}
+        times = interleave(calls, rounds, warmup)
+    return summarize({name: np.array(rows) for name, rows in times.items()})
 
 
 def summarize(seconds: Mapping[str | None, np.ndarray]) -> list[LatencyRow]:
@@ -184,53 +152,59 @@ def summarize(seconds: Mapping[str | None, np.ndarray]) -> list[LatencyRow]:
     return rows
 
 
-def require_positive(**numbers: int) -> None:
-    """Make sure that numbers, given by name, are at least 1.
+def require_size(size: Any) -> None:
+    """Make sure that a size is the height and the width of an image.
 
     Raises:
-        UserError: one is not.
+        UserError: it is not.
     """
-    for name, value in numbers.items():
-        if value < 1:
-            raise UserError(f'{name} should be at least 1, but got {value}')
+    if not isinstance(size, (tuple, list)) or len(size) != 2:
+        raise UserError(f'input_size should be (height, width) in pixels, but got {size!r}')
+    for length in size:
+        require_counts(input_size=length)
 
 
-def _data_samples(batch_size: int, input_size: tuple[int, int]) -> list[DetDataSample]:
-    """What the heads want to know of images that were neither resized nor padded."""
-    shapes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), input_size)
-    return [DetDataSample(metainfo=dict(shapes, scale_factor=(1.0, 1.0), img_id=index)) for index in range(batch_size)]
+def _copy(detector: BaseDetector) -> BaseDetector:
+    """A copy with methods and a mode of its own; it shares the tensors, and stages that copying would uncompile."""
+    shared: list[Any] = [*detector.parameters(), *detector.buffers()]
+    shared += [module for module in detector.modules() if module._compiled_call_impl is not None]
+    return copy.deepcopy(detector, {id(part): part for part in shared})
 
 
-def _synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def _seconds(function: Callable[[], object]) -> float:
-    _synchronize()
-    start = time.perf_counter()
-    function()
-    _synchronize()
-    return time.perf_counter() - start
+def _preprocess(detector: BaseDetector, batch: Batch, channels_last: bool) -> Batch:
+    data = detector.data_preprocessor(batch, False)
+    if channels_last:
+        data['inputs'] = data['inputs'].contiguous(memory_format=torch.channels_last)
+    return data
 
 
 def _time_call(
-    predict: Callable[[], object],
-    detector: nn.Module,
+    detector: BaseDetector,
     skip: str | None,
+    supply: Iterator[Batch],
+    in_precision: Callable[[], torch.autocast],
     spans: dict[str, list[Span]],
 ) -> list[float]:
-    """Seconds of the whole call, and of each of PARTS in it."""
+    """Seconds of the whole call on the next batch, and of each of PARTS in it."""
+    batch = next(supply)
+    samples = copy.deepcopy(batch['data_samples'])  # detections are written into them
+
+    def predict() -> None:
+        with in_precision():  # entered at every call: it keeps the casts of weights until it is left
+            detector(batch['inputs'], samples, mode='predict')
+
     for part in spans.values():
         part.clear()
     with find_backbone(detector).using_skip(skip) if skip else nullcontext():
-        whole = _seconds(predict)
+        whole = seconds(predict)
     return [whole, *(sum(map(_length, spans[part])) for part in PARTS)]
 
 
-@contextmanager
-def _timed_parts(detector: nn.Module, device: torch.device) -> Iterator[dict[str, list[Span]]]:
-    """Inside the ``with`` block, note when each of PARTS begins and ends; the detector is not changed after it."""
+def _timed_parts(detector: nn.Module, device: torch.device) -> dict[str, list[Span]]:
+    """From now on, note when each of PARTS begins and ends, in a detector that nobody else has.
+
+    Methods are replaced, since ``predict_by_feat`` is no module, of which hooks would know.
+    """
     spans: dict[str, list[Span]] = {part: [] for part in PARTS}
 
     def timed(part: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -246,10 +220,9 @@ def _timed_parts(detector: nn.Module, device: torch.device) -> Iterator[dict[str
     if getattr(detector, 'with_neck', False):
         methods.append(('neck', detector.neck, 'forward'))
     methods += [('post', head, 'predict_by_feat') for head in post_processors(detector)]
-    with ExitStack() as stack:
-        for part, module, name in methods:
-            stack.enter_context(patch.object(module, name, timed(part, getattr(module, name))))
-        yield spans
+    for part, module, name in methods:
+        setattr(module, name, timed(part, getattr(module, name)))
+    return spans
 
 
 def _now(device: torch.device) -> Any:

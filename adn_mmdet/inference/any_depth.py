@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +17,15 @@ from mmengine.config import Config
 
 from ..backbones import AdaptiveDepthBackbone, find_backbone
 from ..backbones.adaptive_depth import Skip
+from ..cost.images import find_images
+from ..cost.latency import require_size
 from ..cost.macs import default_input_size
+from ..cost.timing import require_counts
 from ..errors import UserError
 from ..files import file_sha256
 from ..results.pareto import Point, best_under_budget, pareto_front
 from ..skip_config import SkipConfig
-from .calibration import cache_folder, calibrate
-from .choose import by_accuracy, by_depth
+from .budget import cache_folder, calibrate, worth_by_accuracy, worth_by_depth
 from .inputs import Image
 from .strict import StrictInferencer
 from .video import Video
@@ -42,7 +47,9 @@ class AnyDepthInferencer(StrictInferencer):
         sub_nets: the ``sub_nets.json`` of tools/test.py, or the work folder that holds it: the AP that budgets go by,
             and the depths that they choose from. None goes by the number of blocks that a depth runs.
         metric: which AP of that file.
-        cache_dir: where calibrations are kept; None takes :func:`~adn_mmdet.inference.calibration.cache_folder`.
+        images: a folder of images that depths are timed on, since what is detected decides the time; None takes the
+            config's test set, and noise where that is not there.
+        cache_dir: where calibrations are kept; None takes :func:`~adn_mmdet.inference.budget.cache_folder`.
         allow_untrained: run skipped depths although the weights have no skip-aware norms.
         **kwargs: the others of StrictInferencer: ``amp``, ``channels_last``, ``compiled``, ``show_progress``, …
 
@@ -58,6 +65,7 @@ class AnyDepthInferencer(StrictInferencer):
         *,
         sub_nets: str | os.PathLike[str] | None = None,
         metric: str = 'bbox_mAP',
+        images: str | os.PathLike[str] | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         allow_untrained: bool = False,
         **kwargs: Any,
@@ -67,6 +75,7 @@ class AnyDepthInferencer(StrictInferencer):
         self.backbone = find_backbone(self.model) if has_depths else None
         self.allow_untrained = allow_untrained
         self.cache_dir = Path(cache_dir) if cache_dir else cache_folder()
+        self.images = images
         self.input_size = default_input_size(self.cfg)
         self.worth = self._worth_of_depths(sub_nets, metric)
         self.fronts: dict[int, list[Point]] = {}  # by batch size: the depths worth running
@@ -143,13 +152,16 @@ class AnyDepthInferencer(StrictInferencer):
             UserError: numbers that are not positive, or a detector that has no depth to choose.
         """
         find_backbone(self.model)
+        size = self.input_size if input_size is None else input_size
+        require_size(size)
+        require_counts(batch_size=batch_size, rounds=rounds)
         with self._calibrating:
-            size = input_size or self.input_size
             filename = getattr(self.cfg, 'filename', None)
             run = dict(
                 name=Path(filename).stem if filename else type(self.model).__name__,
                 config=filename,
-                checkpoint_sha256=self._checkpoint_sha256(),
+                checkpoint_sha256=self.checkpoint_sha256,
+                weights=None if self.checkpoint_sha256 else self.weights,
                 batch_size=batch_size,
                 input_size=list(size),
                 amp=self.amp,
@@ -157,14 +169,15 @@ class AnyDepthInferencer(StrictInferencer):
                 compile=self.compiled,
                 rounds=rounds,
             )
-            rows = calibrate(self.model, list(self.worth), run, self.cfg.model, self.cache_dir)
+            images = find_images(self.cfg, self.images)
+            rows = calibrate(self.model, list(self.worth), run, images, self.cfg.model, self.cache_dir)
             self.input_size = size
             worth = {str(code): value for code, value in self.worth.items()}
             self.fronts[batch_size] = pareto_front(Point(row['ms'], worth[row['skip']], row['skip']) for row in rows)
         return rows
 
     def _best_within(self, budget_ms: float, batch_size: int) -> SkipConfig:
-        if not isinstance(budget_ms, (int, float)) or not budget_ms > 0:
+        if not isinstance(budget_ms, Real) or not (math.isfinite(budget_ms) and budget_ms > 0):
             raise UserError(f'budget_ms should be a positive number of milliseconds, but got {budget_ms!r}')
         if batch_size not in self.fronts:
             self.calibrate(batch_size=batch_size)
@@ -172,12 +185,14 @@ class AnyDepthInferencer(StrictInferencer):
 
     def _worth_of_depths(self, sub_nets: str | os.PathLike[str] | None, metric: str) -> dict[SkipConfig, float]:
         if sub_nets is None:
-            return by_depth(self.backbone) if self.backbone else {}
+            return worth_by_depth(self.backbone) if self.backbone else {}
         backbone = find_backbone(self.model)
-        return by_accuracy(sub_nets, self._checkpoint_sha256(), backbone.num_stages, metric)
+        return worth_by_accuracy(sub_nets, self.checkpoint_sha256, backbone.num_stages, metric)
 
-    def _checkpoint_sha256(self) -> str | None:
-        return file_sha256(self.weights) if os.path.isfile(self.weights) else None  # None: a URL
+    @cached_property
+    def checkpoint_sha256(self) -> str | None:
+        """The hash of the weights' file; None of a URL."""
+        return file_sha256(self.weights) if os.path.isfile(self.weights) else None
 
     def forward(self, inputs: dict[str, Any], **kwargs: Any) -> list[DetDataSample]:
         """Run the detector on one batch, at the depth of this context; each result knows its ``skip`` and ``ms``."""
@@ -185,7 +200,3 @@ class AnyDepthInferencer(StrictInferencer):
         for prediction in predictions:
             prediction.set_metainfo(dict(skip=str(self.backbone.resolve_skip()) if self.backbone else None))
         return predictions
-
-    def pred2dict(self, data_sample: DetDataSample, pred_out_dir: str = '') -> dict[str, Any]:
-        """A prediction as DetInferencer gives it, with its ``skip`` and ``ms``."""
-        return dict(super().pred2dict(data_sample, pred_out_dir), skip=data_sample.skip)

@@ -1,9 +1,8 @@
-"""Pictures of predictions: the label in their corner, and the files they go to."""
+"""Pictures of predictions: the label in their corner, and the format of their files."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
@@ -11,7 +10,6 @@ import cv2
 import numpy as np
 
 from ..errors import UserError
-from ..files import write_atomically
 
 WRITABLE = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')  # others become .png
 FONT, MARGIN = cv2.FONT_HERSHEY_DUPLEX, 4
@@ -22,12 +20,14 @@ def draw_label(picture: np.ndarray, text: str) -> np.ndarray:
 
     Args:
         picture: (H, W, 3).
-        text: a few words.
+        text: a few words, or none.
 
     Returns:
-        Another picture, as wide as a fifth of this one where that is legible.
+        The picture; its label is as wide as a fifth of it where that is legible.
     """
     picture = np.ascontiguousarray(picture)
+    if not text:
+        return picture
     width = picture.shape[1]
     (natural, _), _ = cv2.getTextSize(text, FONT, 1.0, 1)
     scale = min(max(width / 5, 120), width - 2 * MARGIN) / natural
@@ -48,22 +48,10 @@ def picture_name(image: str | np.ndarray, number: int) -> str:
     return name if name.lower().endswith(WRITABLE) else f'{name}.png'
 
 
-def require_names_apart(images: Sequence[str | np.ndarray]) -> None:
-    """Make sure that no picture would overwrite another one's file.
-
-    Raises:
-        UserError: two images have the same name.
-    """
-    seen: dict[str, str | np.ndarray] = {}
-    for number, image in enumerate(images):
-        name = picture_name(image, number)
-        if name in seen:
-            raise UserError(f'{seen[name]} and {image} would both be drawn to {name}: detect on them one by one')
-        seen[name] = image
-
-
-def write_picture(path: Path, picture: np.ndarray) -> None:
-    """Write an RGB picture, (H, W, 3), in the format of the path's suffix."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _, content = cv2.imencode(path.suffix, picture[..., ::-1])
-    write_atomically(path, content.tobytes())
+def encode_picture(name: str, picture: np.ndarray) -> bytes:
+    """An RGB picture, (H, W, 3), in the format of a file name's suffix."""
+    done, content = cv2.imencode(Path(name).suffix, picture[..., ::-1])
+    if not done:
+        height, width = picture.shape[:2]
+        raise UserError(f'{name} cannot be encoded at {width}×{height}: detect on an image of another format')
+    return content.tobytes()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,27 +16,35 @@ from typing import Any
 import numpy as np
 import torch
 from mmdet.apis import DetInferencer
-from mmdet.registry import DATASETS
+from mmdet.registry import DATASETS, MODELS
 from mmdet.structures import DetDataSample
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
+from mmengine.runner import CheckpointLoader
 from rich.progress import track
 from torch import nn
 
 from ..backbones.compiled import compile_stages
 from ..checkpoints import load_for_testing, read_weights
 from ..config import coco_dataset, load_config
+from ..cost.timing import find_device, require_counts
 from ..errors import UserError
+from ..files import file_sha256
 from ..ops.precision import autocast, keep_boxes_exact
+from .config_text import config_of_checkpoint
 from .inputs import Image, list_inputs, naming_what_fails
-from .pictures import draw_label, picture_name, require_names_apart, write_picture
+from .outputs import note_output, output_names, prediction_name, require_outputs, write_output
+from .pictures import draw_label, encode_picture, picture_name
 from .video import Video, VideoWriter
+
+FACTS = ('skip', 'ms')  # of a prediction, beside what was detected
 
 
 class StrictInferencer(DetInferencer):
     """mmdet's DetInferencer for images, folders and videos, which refuses in one line what it cannot do.
 
     Args:
-        model: a config file, a config, or the name of one of mmdet's models; None takes the config in ``weights``.
+        model: a config file, a config, or the name of one of mmdet's models; None takes the config in ``weights``,
+            which is read as data (see :mod:`~adn_mmdet.inference.config_text`).
         weights: a checkpoint, whose weights must all fit; None takes those of mmdet's model.
         device: such as ``cuda:0``; None takes a GPU if there is one.
         scope: as in DetInferencer.
@@ -50,6 +59,7 @@ class StrictInferencer(DetInferencer):
     """
 
     visualize_kwargs = {*DetInferencer.visualize_kwargs, 'video'}
+    postprocess_kwargs = {*DetInferencer.postprocess_kwargs, 'on_prediction'}
 
     def __init__(
         self,
@@ -64,7 +74,13 @@ class StrictInferencer(DetInferencer):
         channels_last: bool = False,
         compiled: bool = False,
     ) -> None:
-        _require_device(device)
+        for name, value in (('model', model), ('weights', weights)):
+            if not isinstance(value, (str, os.PathLike, type(None), *([Config, dict] if name == 'model' else []))):
+                raise UserError(f'{name} should be a path, but got a {type(value).__name__}')
+        if weights is None and (model is None or not isinstance(model, str) or model.endswith('.py')):
+            raise UserError('there are no weights to run: give weights=CHECKPOINT')
+        if device is not None:
+            find_device(device)
         if isinstance(model, os.PathLike) or (isinstance(model, str) and model.endswith('.py')):
             model = load_config(os.fspath(model))
         try:
@@ -84,7 +100,7 @@ class StrictInferencer(DetInferencer):
             self.model.to(memory_format=torch.channels_last)
         if compiled:
             compile_stages(self.model)
-        self._drawing = threading.Lock()
+        self._drawing, self._counting = threading.Lock(), threading.Lock()
 
     def __call__(
         self,
@@ -93,6 +109,8 @@ class StrictInferencer(DetInferencer):
         *,
         out_dir: str | os.PathLike[str] = '',
         no_save_vis: bool = False,
+        no_save_pred: bool = True,
+        on_prediction: Callable[[Any], object] | None = None,
         **kwargs: Any,
     ) -> dict[str, list[Any]]:
         """Detect.
@@ -102,41 +120,62 @@ class StrictInferencer(DetInferencer):
             batch_size: images a forward.
             out_dir: where annotated images go (into ``vis/``, as DetInferencer's), or one annotated .mp4.
             no_save_vis: write none.
+            no_save_pred: do not write predictions (into ``preds/``, as DetInferencer's).
+            on_prediction: called with each prediction, in the order of the images; they are not kept then.
             **kwargs: those of DetInferencer.
 
         Returns:
             As DetInferencer: ``predictions``, each with the ``ms`` of its forward, from preprocessed images to
             detections, beside ``labels``, ``scores``, ``bboxes`` and ``masks``; and ``visualization``, RGB, where
-            ``return_vis`` is set.
+            ``return_vis`` is set. Of a video no predictions, which are too many: see ``on_prediction``.
 
         Raises:
-            UserError: for whatever a user can get wrong.
+            UserError: for whatever a user can get wrong, such as an output in the place of an input or of a file that
+                no inferencer wrote.
         """
-        if batch_size < 1:
-            raise UserError(f'batch_size should be at least 1, but got {batch_size}')
+        require_counts(batch_size=batch_size)
         images = self._inputs_to_list(inputs)
+        outputs = []
+        for predictions in [False] * (not no_save_vis) + [True] * (not no_save_pred) if out_dir else []:
+            outputs += output_names(images, (self.num_visualized_imgs, self.num_predicted_imgs), predictions)
+        if outputs:
+            require_outputs(Path(out_dir), outputs)
         video: AbstractContextManager[VideoWriter | None] = nullcontext()
-        if out_dir and not no_save_vis:
-            if isinstance(images, Video):
-                video = VideoWriter(Path(out_dir) / 'vis' / f'{images.name}.mp4', images.fps)
-            else:
-                require_names_apart(images)
+        num_seen = 0
+
+        def see(prediction: Any) -> None:
+            nonlocal num_seen
+            num_seen += 1
+            if on_prediction is not None:
+                on_prediction(prediction)
+
+        if isinstance(images, Video):
+            if not (outputs or on_prediction or kwargs.get('return_vis') or kwargs.get('show')):
+                raise UserError('predictions of a video are not kept: give on_prediction=FUNCTION, or out_dir=FOLDER')
+            video = self._video_writer(images, Path(out_dir)) if out_dir and not no_save_vis else video
+        kwargs.update(no_save_vis=no_save_vis, no_save_pred=no_save_pred, out_dir=os.fspath(out_dir))
+        if isinstance(images, Video) or on_prediction is not None:
+            kwargs.update(on_prediction=see)
         with video as writer:
-            results = super().__call__(
-                images, batch_size, out_dir=os.fspath(out_dir), no_save_vis=no_save_vis, video=writer, **kwargs
-            )
-        if len(results['predictions']) < len(images):  # OpenCV just stops
-            warnings.warn(
-                f'{len(results["predictions"])} of {len(images)} frames could be read: the video may be cut off',
-                stacklevel=2,
-            )
+            results = super().__call__(images, batch_size, video=writer, **kwargs)
+        if isinstance(images, Video) and num_seen < len(images):  # OpenCV just stops
+            warnings.warn(f'{num_seen} of {len(images)} frames could be read: the video may be cut off', stacklevel=2)
         return results
 
-    def _init_model(self, cfg: Config, weights: str | None, device: str = 'cpu') -> nn.Module:
-        if weights is None:
-            raise UserError('there are no weights to run: give weights=CHECKPOINT')
+    def _video_writer(self, video: Video, folder: Path) -> VideoWriter:
+        ((name, _),) = output_names(video)
+        return VideoWriter(folder / name, video.fps, lambda partial: note_output(folder, name, file_sha256(partial)))
+
+    def _init_model(self, cfg: ConfigDict, weights: str, device: str = 'cpu') -> nn.Module:
         self.weights = os.path.expanduser(weights)
-        return super()._init_model(cfg, self.weights, device)
+        checkpoint = CheckpointLoader.load_checkpoint(self.weights, map_location='cpu')
+        if not cfg:  # DetInferencer would run its text
+            cfg.update(config_of_checkpoint(checkpoint, self.weights))
+        cfg.model.pop('pretrained', None)  # weights that the checkpoint's replace
+        model = MODELS.build(cfg.model)
+        model.cfg = cfg
+        self._load_weights_to_model(model, checkpoint, cfg)
+        return model.to(device).eval()
 
     def _load_weights_to_model(self, model: nn.Module, checkpoint: dict[str, Any], cfg: Config) -> None:
         load_for_testing(model, self.weights, checkpoint=checkpoint)
@@ -203,28 +242,45 @@ class StrictInferencer(DetInferencer):
             names = [picture_name(image, self.num_visualized_imgs + index) for index, image in enumerate(images)]
             drawn = super().visualize(images, preds, return_vis=True, **kwargs)
             for name, prediction, picture in zip(names, preds, drawn):
-                picture = draw_label(picture, f'{prediction.get("skip") or ""}  {prediction.ms:.1f} ms'.strip())
+                depth, ms = (prediction.get(fact) for fact in FACTS)
+                picture = draw_label(picture, f'{depth or ""}  {"" if ms is None else f"{ms:.1f} ms"}'.strip())
                 pictures.append(picture)
                 if show:
                     self.visualizer.show(picture, win_name=name, wait_time=wait_time)
                 if video is not None:
                     video.write(picture[..., ::-1])
                 elif save:
-                    write_picture(Path(img_out_dir) / 'vis' / name, picture)
+                    write_output(Path(img_out_dir), f'vis/{name}', encode_picture(name, picture))
         return pictures if return_vis else None
 
+    def postprocess(
+        self,
+        preds: list[DetDataSample],
+        visualization: list[np.ndarray] | None = None,
+        *args: Any,
+        on_prediction: Callable[[Any], object] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """As DetInferencer's; hands the predictions to ``on_prediction``, if it is given, instead of returning them."""
+        results = super().postprocess(preds, visualization, *args, **kwargs)
+        if on_prediction is not None:
+            for prediction in results['predictions']:
+                on_prediction(prediction)
+            results['predictions'] = []
+        return results
+
     def pred2dict(self, data_sample: DetDataSample, pred_out_dir: str = '') -> dict[str, Any]:
-        """A prediction as DetInferencer gives it, with its ``ms``."""
-        if data_sample.get('img_path', '') is None:  # an array's, which DetInferencer would take for a path
-            data_sample.pop('img_path')
-        return dict(super().pred2dict(data_sample, pred_out_dir), ms=data_sample.ms)
-
-
-def _require_device(device: str | None) -> None:
-    try:
-        torch.zeros(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f'device {device!r} cannot be used ({reason}): give cpu, or cuda:0 where there is a GPU'
-        ) from error
+        """A prediction as DetInferencer's, with what is known of FACTS; written to ``pred_out_dir`` if it is given."""
+        result = super().pred2dict(data_sample)
+        result.update({fact: data_sample.get(fact) for fact in FACTS if fact in data_sample})
+        if pred_out_dir:
+            path = data_sample.get('img_path')
+            with self._counting:
+                name = prediction_name(np.empty(0) if path is None else path, self.num_predicted_imgs)
+                self.num_predicted_imgs += path is None
+            if 'panoptic_seg' in result:
+                picture = name.replace('.json', '_panoptic_seg.png')
+                write_output(Path(pred_out_dir), picture, encode_picture(picture, result.pop('panoptic_seg')))
+                result['panoptic_seg_path'] = os.path.join(pred_out_dir, picture)
+            write_output(Path(pred_out_dir), name, json.dumps(result).encode())
+        return result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -13,14 +14,14 @@ import numpy as np
 from mmcv import VideoReader
 
 from ..errors import UserError
-from ..files import PARTIAL
+from ..files import PARTIAL, partial_path
 
 VIDEO_EXTENSIONS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv')
 USUAL_FPS = 25.0  # where a file does not say
 
 
 class Video(VideoReader):
-    """mmcv's VideoReader of a video that can be read; iterating over it gives frames, (H, W, 3), BGR.
+    """mmcv's VideoReader of a video that can be read; iterating over it yields frames, (H, W, 3), BGR.
 
     Raises:
         UserError: there is no such file, or no frame in it that can be read.
@@ -30,7 +31,7 @@ class Video(VideoReader):
         if '://' not in path and not os.path.isfile(path):
             raise UserError(f'there is no video {path}: check the path')
         super().__init__(path)
-        self.name = Path(path).stem
+        self.path, self.name = path, Path(path).stem
         if len(self) < 1 or self[0] is None:
             raise UserError(f'{path} is no video that OpenCV can read, or is cut off: convert it, for example to .mp4')
 
@@ -41,13 +42,16 @@ class VideoWriter:
     Args:
         path: where the video goes.
         fps: frames a second.
+        finished: called with what was written before it is moved to ``path``.
     """
 
-    def __init__(self, path: Path, fps: float) -> None:
+    def __init__(self, path: Path, fps: float, finished: Callable[[Path], None] = lambda partial: None) -> None:
         self.path = path
-        self.partial = path.with_suffix(f'{PARTIAL}{path.suffix}')  # OpenCV goes by the suffix
+        self.partial = partial_path(path).with_suffix(f'{PARTIAL}{path.suffix}')  # OpenCV goes by the suffix
         self.fps = fps if math.isfinite(fps) and fps > 0 else USUAL_FPS
+        self.finished = finished
         self.writer: cv2.VideoWriter | None = None
+        self.num_frames = 0
 
     def write(self, frame: np.ndarray) -> None:
         """Add a frame, (H, W, 3), BGR; all have the size of the first.
@@ -62,6 +66,7 @@ class VideoWriter:
             if not self.writer.isOpened():
                 raise UserError(f'cannot write the video {self.path}: this OpenCV has no encoder, or no room is left')
         self.writer.write(np.ascontiguousarray(frame))
+        self.num_frames += 1
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -72,8 +77,17 @@ class VideoWriter:
         if self.writer is None:
             return
         self.writer.release()
-        if kind is None:
-            os.replace(self.partial, self.path)
-        else:
+        try:
+            if kind is None:
+                self._require_whole()
+                self.finished(self.partial)
+                os.replace(self.partial, self.path)
+        finally:
             with contextlib.suppress(OSError):
                 os.remove(self.partial)
+
+    def _require_whole(self) -> None:
+        """Look at the file, since OpenCV does not say where a disk is full."""
+        found = int(cv2.VideoCapture(str(self.partial)).get(cv2.CAP_PROP_FRAME_COUNT))
+        if found != self.num_frames:
+            raise UserError(f'cannot write the video {self.path}, of {self.num_frames} frames: no room is left')

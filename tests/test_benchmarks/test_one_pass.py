@@ -1,12 +1,12 @@
-import mmcv
-import numpy as np
+from itertools import islice
+
 import pytest
-import torch
-from benchmarks.one_pass import detect_a_fixed_number, initialize, one_pass_calls, read_batches
+from benchmarks.one_pass import detect_a_fixed_number, initialize, one_pass_calls
 from test_backbones.test_sharing import count_runs
 from tiny import build, tiny_config
 
-from adn_mmdet import SkipConfig, UserError
+from adn_mmdet import SkipConfig
+from adn_mmdet.cost.images import TimedImages
 
 CODES = [SkipConfig.parse(code) for code in ('FFFF', 'FFTT', 'TTTT')]
 
@@ -16,7 +16,7 @@ def test_what_is_timed(kind):
     cfg = tiny_config(kind)
     detect_a_fixed_number(cfg)
     detector = build(cfg).eval()
-    batches = read_batches(None, (64, 64), 2)
+    batches = list(islice(TimedImages().batches((64, 64)), 2))
     initialize(detector, batches)
     mean = dict(detector.named_buffers())['backbone.layer1.0.bn1_skip.running_mean']
     assert mean.abs().max() > 0
@@ -31,14 +31,3 @@ def test_what_is_timed(kind):
     assert found['detector, one by one'][0] == found['detector, in one pass'][0]
     most = (cfg.model.test_cfg.get('rcnn') or cfg.model.test_cfg).max_per_img
     assert all(0 < number <= most * len(CODES) for number in found['detector, in one pass'][0])
-
-
-def test_images_of_a_folder(tmp_path):
-    for index, size in enumerate([(20, 30, 3), (40, 40, 3)]):
-        mmcv.imwrite(np.full(size, index, np.uint8), str(tmp_path / f'{index}.png'))
-    batches = read_batches(tmp_path, (64, 96), 3)
-    images = [batch['inputs'][0] for batch in batches]
-    assert all(image.shape == (3, 64, 96) and image.dtype == torch.uint8 for image in images)
-    assert [int(image.max()) for image in images] == [0, 1, 0]
-    with pytest.raises(UserError, match='has none'):
-        read_batches(tmp_path / 'nothing', (64, 64), 1)

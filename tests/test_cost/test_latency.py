@@ -1,13 +1,19 @@
+import threading
 from types import SimpleNamespace
 
+import mmcv
 import numpy as np
 import pytest
 import torch
-from tiny import build, tiny_config
+from mmdet.structures import DetDataSample
+from tiny import batch, build, small_images, tiny_config
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from adn_mmdet import SkipConfig, UserError
-from adn_mmdet.cost import latency
-from adn_mmdet.cost.latency import interleave, interleaved_medians, measure_latency, summarize
+from adn_mmdet import SkipConfig, UserError, compile_stages
+from adn_mmdet.cost import latency, timing
+from adn_mmdet.cost.images import find_images
+from adn_mmdet.cost.latency import measure_latency, summarize
+from adn_mmdet.cost.timing import interleave, interleaved_medians
 
 SUPER_AND_BASE = [SkipConfig.super_net(4), SkipConfig.base_net(4)]
 
@@ -17,6 +23,7 @@ def clock(monkeypatch):
     """A clock that stands still unless a test moves it."""
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(latency, 'time', SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(timing, 'timer', lambda: clock.now)
     return clock
 
 
@@ -84,6 +91,119 @@ def test_the_parts_of_a_detector(clock):
     assert str(detector.backbone.resolve_skip()) == 'FFFF'
 
 
+@pytest.fixture
+def timed_blocks(clock):
+    """A detector whose residual blocks take a second each."""
+    detector = build(tiny_config()).eval()
+
+    def wait(*args):
+        clock.now += 1.0
+
+    for stage in detector.backbone.stages:
+        for block in stage:
+            block.register_forward_hook(wait)
+    return detector
+
+
+def test_another_thread_detects_meanwhile(timed_blocks):
+    """It neither sees that the detector is timed, nor is timed as a part of it: 16 s of a backbone stay 16 s."""
+    detector, shared = timed_blocks, attributes(timed_blocks)
+    data = batch(detector)
+    failures, threads = [], []
+
+    def detect():
+        detector(**data, mode='predict')
+        if attributes(detector) != shared or detector.training:
+            failures.append('changed')
+
+    def detect_elsewhere(*args):
+        if threading.current_thread() is threading.main_thread():
+            threads.append(threading.Thread(target=torch.no_grad()(detect)))
+            threads[-1].start()
+            threads[-1].join()
+
+    detector.neck.register_forward_pre_hook(detect_elsewhere)
+    shared = attributes(detector)
+    (row,) = measure_latency(detector, SUPER_AND_BASE[:1], (64, 64), rounds=2, warmup=0)
+    assert len(threads) == 2 and not failures
+    assert (row.ms, row.backbone_ms, row.neck_ms) == (32e3, 16e3, 0)  # the whole call waited for the other thread
+
+
+def test_two_threads_time_one_detector(timed_blocks):
+    detector, rows = timed_blocks, []
+    at_once = threading.Barrier(2)
+
+    def meet(*args):
+        at_once.wait(30)
+
+    detector.backbone.register_forward_pre_hook(meet)
+    before = attributes(detector)
+
+    def measure():
+        rows.extend(measure_latency(detector, SUPER_AND_BASE[:1], (64, 64), rounds=2, warmup=0))
+
+    threads = [threading.Thread(target=measure) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(rows) == 2 and attributes(detector) == before
+    assert all(0 < row.backbone_ms <= row.ms for row in rows)
+
+
+def test_the_copy_shares_weights_and_what_is_compiled():
+    detector = build(tiny_config('retinanet'))
+    compile_stages(detector, backend='eager')
+    twin = latency._copy(detector)
+    for name, tensor in detector.state_dict().items():
+        assert twin.state_dict()[name].data_ptr() == tensor.data_ptr()
+    assert twin.backbone is not detector.backbone and twin.backbone.layer3 is detector.backbone.layer3
+    assert latency._copy(build(tiny_config())).backbone.layer3 is not detector.backbone.layer3
+
+
+def test_images_are_those_that_are_given(shapes):
+    """A round's are the same for all depths, and are prepared as the detector prepares them."""
+    detector, seen = build(tiny_config('retinanet')).eval(), []
+    images = find_images(tiny_config(), shapes / 'val')
+    detector.backbone.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    measure_latency(detector, SUPER_AND_BASE, (64, 64), rounds=7, warmup=1, images=images)
+    for path, first, second in zip([*images.paths, *images.paths[:2]], seen[::2], seen[1::2], strict=True):
+        image = torch.from_numpy(mmcv.imread(path)).permute(2, 0, 1)
+        expected = detector.data_preprocessor(dict(inputs=[image], data_samples=[DetDataSample()]))['inputs']
+        assert torch.equal(first, expected) and torch.equal(second, expected)
+
+
+def test_what_detections_cost_is_timed(shapes):
+    """The mask head runs where something is found, which noise does not offer: the reason for real images."""
+    cfg = small_images(tiny_config('mask_rcnn'))
+    detector, calls = build(cfg), []
+    detector.roi_head.mask_head.register_forward_hook(lambda *args: calls.append(len(args[2])))
+    images = find_images(cfg, shapes / 'val')
+    measure_latency(detector, SUPER_AND_BASE[:1], (64, 64), rounds=2, warmup=0, images=images)
+    assert len(calls) == 2 and min(calls) > 0
+
+
+class Casts(TorchDispatchMode):
+    """Counts casts of one weight."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.pointer, self.number = weight.data_ptr(), 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten._to_copy.default and args[0].data_ptr() == self.pointer:
+            self.number += 1
+        return function(*args, **(kwargs or {}))
+
+
+def test_weights_are_cast_at_every_call():
+    """As inference pays for it: an autocast around all calls would cast them once."""
+    detector = build(tiny_config('retinanet'))
+    with Casts(detector.backbone.layer1[0].conv1.weight) as casts:
+        measure_latency(detector, SUPER_AND_BASE, (64, 64), rounds=3, warmup=1, amp=True)
+    assert casts.number == 2 * 4
+
+
 def test_a_detector_without_depths():
     (row,) = measure_latency(build(tiny_config('retinanet', 'base')), None, (64, 64), rounds=1, warmup=0)
     assert row.skip is None and row.ratio == 1
@@ -138,3 +258,19 @@ def test_numbers_that_are_not_positive(wrong):
     settings = dict(input_size=(64, 64), rounds=1) | wrong
     with pytest.raises(UserError, match=f'{name} should be at least 1, but got {np.min(value)}'):
         measure_latency(torch.nn.Identity(), None, **settings)
+
+
+@pytest.mark.parametrize(
+    ('wrong', 'message'),
+    [
+        (dict(rounds=1.5), 'rounds should be a whole number, but got 1.5'),
+        (dict(batch_size='2'), "batch_size should be a whole number, but got '2'"),
+        (dict(rounds=float('nan')), 'rounds should be a whole number, but got nan'),
+        (dict(input_size=5), r'input_size should be \(height, width\) in pixels, but got 5'),
+        (dict(input_size=(64, 64, 3)), r'but got \(64, 64, 3\)'),
+        (dict(input_size=(64, 0.5)), 'input_size should be a whole number, but got 0.5'),
+    ],
+)
+def test_what_is_no_number(wrong, message):
+    with pytest.raises(UserError, match=message):
+        measure_latency(torch.nn.Identity(), None, **(dict(input_size=(64, 64), rounds=1) | wrong))

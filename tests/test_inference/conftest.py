@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 from mmengine.config import Config
@@ -30,3 +31,14 @@ def checkpoint(tiny_cfg: Config, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture
 def inferencer(tiny_cfg: Config, checkpoint: Path, tmp_path: Path) -> AnyDepthInferencer:
     return AnyDepthInferencer(tiny_cfg, checkpoint, 'cpu', show_progress=False, cache_dir=tmp_path / 'cache')
+
+
+@pytest.fixture
+def video(shapes: Path, tmp_path: Path) -> str:
+    """A video of four frames."""
+    path = tmp_path / 'drive.avi'
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*'MJPG'), 8.0, (64, 64))
+    for image in sorted((shapes / 'val').iterdir())[:4]:
+        writer.write(cv2.imread(str(image)))
+    writer.release()
+    return str(path)

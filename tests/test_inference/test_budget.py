@@ -7,7 +7,7 @@ import torch
 from adn_mmdet import SkipConfig, UserError
 from adn_mmdet.cost.latency import LatencyRow
 from adn_mmdet.files import file_sha256
-from adn_mmdet.inference import AnyDepthInferencer, calibration
+from adn_mmdet.inference import AnyDepthInferencer, budget
 from adn_mmdet.results.rows import read_latency
 
 
@@ -25,7 +25,7 @@ def measured(monkeypatch):
         saved = (3.0, 6.5, 9.25, 3.1)  # of stages with 1, 2, 3 and 1 skippable blocks
         return [latency(code, 40 - sum(s for s, flag in zip(saved, code) if flag)) for code in codes]
 
-    monkeypatch.setattr(calibration, 'measure_latency', measure)
+    monkeypatch.setattr(budget, 'measure_latency', measure)
     return calls
 
 
@@ -46,13 +46,13 @@ def sub_nets(checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('budget', 'code'),
+    ('ms', 'code'),
     [(1000, 'FFFF'), (40, 'FFFF'), (39.9, 'TFFF'), (36.95, 'FFFT'), (36, 'TFFT'), (18.15, 'TTTT'), (25, 'FTTF')],
 )
-def test_without_results_the_deepest_within_the_budget(inferencer, measured, budget, code):
+def test_without_results_the_deepest_within_the_budget(inferencer, measured, ms, code):
     """TFFF and FFFT skip one block, TFFT and FTFF two: the faster of them is on the front, whatever the budget."""
     front = {'TFFF': 'FFFT', 'TFFT': 'FTFF'}  # 37 and 36.9 ms; 33.9 and 33.5 ms
-    assert str(inferencer.choose(budget_ms=budget)) == front.get(code, code)
+    assert str(inferencer.choose(budget_ms=ms)) == front.get(code, code)
 
 
 def test_it_says_that_it_calibrates_and_does_so_once(inferencer, measured, capsys, shapes):
@@ -99,10 +99,10 @@ def test_results_of_other_weights_are_refused(tiny_cfg, checkpoint, sub_nets, tm
         AnyDepthInferencer(tiny_cfg, checkpoint, 'cpu', sub_nets=folder)
 
 
-@pytest.mark.parametrize('budget', [0, -5, float('nan'), '35', []])
-def test_budgets_that_are_none(inferencer, measured, budget):
+@pytest.mark.parametrize('ms', [0, -5, float('nan'), float('inf'), '35', []])
+def test_budgets_that_are_none(inferencer, measured, ms):
     with pytest.raises(UserError, match='budget_ms should be a positive number of milliseconds, but got'):
-        inferencer.choose(budget_ms=budget)
+        inferencer.choose(budget_ms=ms)
     assert not measured
 
 

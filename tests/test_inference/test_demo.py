@@ -7,7 +7,7 @@ from test_tools import fails
 from tiny import load_tool
 
 from adn_mmdet.cost.latency import LatencyRow
-from adn_mmdet.inference import calibration
+from adn_mmdet.inference import budget
 
 
 @pytest.fixture(scope='module')
@@ -23,7 +23,7 @@ def net(tiny_cfg, checkpoint, tmp_path, monkeypatch):
     def measure(model, codes, **settings):
         return [LatencyRow(str(code), 40.0 - 5 * sum(code), *[1.0] * 9) for code in codes]
 
-    monkeypatch.setattr(calibration, 'measure_latency', measure)
+    monkeypatch.setattr(budget, 'measure_latency', measure)
     return [tiny_cfg.filename, str(checkpoint)]
 
 

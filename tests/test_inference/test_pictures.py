@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from adn_mmdet.inference.pictures import draw_label, picture_name, write_picture
+from adn_mmdet.inference.pictures import draw_label, encode_picture, picture_name
 
 
 @pytest.mark.parametrize('size', [(96, 192), (480, 640), (1500, 2000)])
@@ -36,5 +36,5 @@ def test_names(image, name):
 def test_a_picture_is_rgb(tmp_path):
     red = np.zeros((4, 5, 3), np.uint8)
     red[..., 0] = 255
-    write_picture(tmp_path / 'new' / 'red.png', red)
-    assert cv2.imread(str(tmp_path / 'new' / 'red.png'))[0, 0].tolist() == [0, 0, 255]
+    (tmp_path / 'red.png').write_bytes(encode_picture('red.png', red))
+    assert cv2.imread(str(tmp_path / 'red.png'))[0, 0].tolist() == [0, 0, 255]

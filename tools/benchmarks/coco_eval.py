@@ -17,7 +17,7 @@ from mmengine.registry import METRICS
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from adn_mmdet.cost.latency import interleaved_medians
+from adn_mmdet.cost.timing import interleaved_medians
 from adn_mmdet.evaluation import coco_metric
 
 COPIES, ROUNDS = 8, 7

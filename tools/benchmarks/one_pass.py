@@ -1,24 +1,24 @@
-"""One pass over several sub-networks, to be measured against the same sub-networks one by one."""
+"""One pass over several sub-networks, against the same sub-networks one by one."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from itertools import cycle
-from pathlib import Path
+from itertools import cycle, islice
 from typing import Any
 
-import mmcv
-import numpy as np
 import torch
+from benchmarks.ratios import DEVICE, Timings
 from mmdet.models.detectors import BaseDetector
-from mmdet.testing import demo_mm_inputs
+from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 
 from adn_mmdet.backbones.adaptive_depth import find_backbone
 from adn_mmdet.backbones.sharing import sharing
-from adn_mmdet.checkpoints.norms import estimate_statistics
-from adn_mmdet.errors import UserError
+from adn_mmdet.checkpoints import estimate_statistics, load_for_testing
+from adn_mmdet.cost.images import TimedImages, find_images
+from adn_mmdet.cost.timing import interleaved_medians
 from adn_mmdet.evaluation.shared_calls import preprocessed_once
 from adn_mmdet.skip_config import SkipConfig
 
@@ -27,27 +27,49 @@ APART, TOGETHER = 'one by one', 'in one pass'
 Batch = dict[str, Any]
 
 
-def read_batches(folder: Path | None, shape: tuple[int, int], number: int) -> list[Batch]:
-    """Batches of one image, as a data loader gives them.
+def time_one_pass(
+    cfg: Config,
+    checkpoint: str | None,
+    skip: str,
+    images: str | None,
+    shape: tuple[int, int],
+    batch_size: int,
+    rounds: int,
+) -> Timings:
+    """Seconds of all depths one by one and in one pass, backbone and detector, and the ratios.
 
     Args:
-        folder: of images, in the order of their names; None takes noise.
-        shape: height and width to which they are resized.
-        number: how many.
+        cfg: the config of an any-depth detector; without weights it is changed.
+        checkpoint: weights; None takes untrained ones of one class that detect a fixed number.
+        skip: a comma list of codes, or ``all``.
+        images: a folder; None takes noise.
+        shape: height and width of the images.
+        batch_size: images a call.
+        rounds: timed calls of each.
 
     Raises:
-        UserError: the folder holds no image.
+        UserError: there is no image, or the weights or codes do not fit.
     """
-    batches = [demo_mm_inputs(1, [[3, *shape]]) for _ in range(number)]
-    if folder is None:
-        return batches
-    paths = sorted(path for path in folder.glob('*') if path.suffix.lower() in ('.jpg', '.jpeg', '.png'))
-    if not paths:
-        raise UserError(f'--images {folder} should be a folder with .jpg or .png images, but has none')
-    for batch, path in zip(batches, cycle(paths)):
-        image = mmcv.imresize(mmcv.imread(str(path)), shape[::-1])
-        batch['inputs'] = [torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))]
-    return batches
+    source = find_images(cfg, images) if images else TimedImages()
+    batches = list(islice(source.batches(shape, batch_size), rounds))
+    if not checkpoint:
+        detect_a_fixed_number(cfg)
+    init_default_scope('mmdet')
+    detector = MODELS.build(cfg.model).to(DEVICE).eval()
+    codes = SkipConfig.parse_list(skip, find_backbone(detector).num_stages)
+    if checkpoint:
+        load_for_testing(detector, checkpoint, codes)
+    else:
+        initialize(detector, batches[:4])
+    calls = one_pass_calls(detector, codes, batches)
+    found = calls[f'{DETECTOR}, {TOGETHER}']()
+    print(f'{found / len(codes):.1f} detections a depth in the first image')
+    seconds = interleaved_medians(calls, rounds, warmup=1)
+    ratios = {
+        f'{what}, {TOGETHER} / {APART}': seconds[f'{what}, {TOGETHER}'] / seconds[f'{what}, {APART}']
+        for what in (BACKBONE, DETECTOR)
+    }
+    return seconds, ratios
 
 
 def detect_a_fixed_number(cfg: Config) -> None:

@@ -1,4 +1,4 @@
-"""Training steps to be measured: an any-depth detector beside the two nets that it replaces."""
+"""A training step of an any-depth detector beside those of the two nets that it replaces."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from benchmarks.memory import peak_saved_bytes
+from benchmarks.ratios import DEVICE, Timings
 from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
@@ -17,6 +18,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS, init_default_scope
 
 from adn_mmdet.backbones.adaptive_depth import find_backbone
+from adn_mmdet.cost.timing import interleaved_medians
 from adn_mmdet.distillation import DistillationSettings, SelfDistillation
 from adn_mmdet.errors import UserError
 
@@ -39,6 +41,27 @@ class TrainingStep:
     def peak_saved_bytes(self) -> int:
         """What it holds for its backward; see :func:`~benchmarks.memory.peak_saved_bytes`."""
         return peak_saved_bytes(self.take, self.detector)
+
+
+def time_training(cfg: Config, shape: tuple[int, int], batch_size: int, rounds: int) -> Timings:
+    """Seconds of a step of each net, and the ratios of ADN's time and of what it holds for its backward.
+
+    Args:
+        cfg: the config of an any-depth detector.
+        shape: height and width of the images.
+        batch_size: images a step.
+        rounds: timed steps of each net.
+
+    Raises:
+        UserError: as :func:`training_steps`.
+    """
+    steps = training_steps(cfg, shape, batch_size, DEVICE)
+    seconds = interleaved_medians(steps, rounds, warmup=3)
+    both, alone = seconds[SUPER_NET] + seconds[BASE_NET], steps[SUPER_NET].peak_saved_bytes()
+    adn = [name for name in steps if name not in (SUPER_NET, BASE_NET)]
+    ratios = {f'time: {name} / both individual nets': seconds[name] / both for name in adn}
+    ratios |= {f'held activations: {name} / {SUPER_NET}': steps[name].peak_saved_bytes() / alone for name in adn}
+    return seconds, ratios
 
 
 def training_steps(cfg: Config, shape: tuple[int, int], batch_size: int, device: str) -> dict[str, TrainingStep]:

@@ -1,32 +1,33 @@
-"""One latency benchmark: a config, and maybe a checkpoint, to one row a depth, as a file and as a table."""
+"""What a latency file holds: one row a depth of a config's detector, and what they depend on; printed as a table."""
 
 from __future__ import annotations
 
 import os
-import platform
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import mmdet
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ..backbones.compiled import compile_stages
 from ..checkpoints import load_for_testing
 from ..config import choose_codes
 from ..errors import UserError
 from ..files import file_sha256
+from ..results.rows import SCHEMA
 from ..skip_config import SkipConfig
+from .images import NOISE, find_images
 from .latency import measure_latency
 from .macs import default_input_size
+from .timing import describe_machine, find_device
 
-SCHEMA = 1
 COLUMNS = {
     'ms': 'ms',
     'ms_p90': 'p90',
@@ -37,6 +38,7 @@ COLUMNS = {
     'post_ms': 'post',
 }
 UNTRAINED = 'Untrained weights: what they detect, hence the time of RoI heads and post-processing, is not typical.'
+ON_NOISE = 'On noise, where nothing is found, so that mask heads and pasting are missing: give a folder, --images.'
 
 
 def benchmark_latency(
@@ -52,6 +54,7 @@ def benchmark_latency(
     compiled: bool = False,
     allow_untrained: bool = False,
     allow_mismatch: bool = False,
+    images: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
     """Time a config's detector at each depth; see :func:`~adn_mmdet.cost.latency.measure_latency`.
 
@@ -68,6 +71,7 @@ def benchmark_latency(
         compiled: run the backbone's stages through torch.compile.
         allow_untrained: time skipped sub-networks of weights without skip-aware norms.
         allow_mismatch: go on although weights are missing or left over.
+        images: a folder of images to detect on; None takes the config's test set, and noise where that is not there.
 
     Returns:
         What the latency file holds: ``schema``, ``kind``, ``run`` (what the numbers depend on) and ``rows``, each with
@@ -80,7 +84,8 @@ def benchmark_latency(
     codes = choose_codes(cfg, skip)
     if codes and skip is None:
         codes = SkipConfig.all(len(codes[0]))
-    where = _find_device(device)
+    timed = find_images(cfg, images)
+    where = find_device(device)
     model = MODELS.build(cfg.model).to(where)
     if checkpoint:
         load_for_testing(model, checkpoint, codes or (), allow_untrained, allow_mismatch)
@@ -94,7 +99,7 @@ def benchmark_latency(
         channels_last=channels_last,
     )
     try:
-        rows = measure_latency(model, codes, **settings)
+        rows = measure_latency(model, codes, **settings, images=timed)
     except torch._dynamo.exc.BackendCompilerFailed as error:
         reason = str(error.inner_exception).splitlines()[0]
         raise UserError(
@@ -107,25 +112,9 @@ def benchmark_latency(
         **describe_machine(where),
         **settings,
         compile=compiled,
+        images=timed.about(),
     )
     return dict(schema=SCHEMA, kind='latency', run=run, rows=[asdict(row) for row in rows])
-
-
-def describe_machine(device: torch.device) -> dict[str, Any]:
-    """What a time depends on beside the detector: the device's name, the threads and the versions."""
-    versions = dict(python=platform.python_version(), torch=torch.__version__, mmdet=mmdet.__version__)
-    return dict(device=device_name(device), threads=torch.get_num_threads(), versions=versions)
-
-
-def device_name(device: torch.device) -> str:
-    """What a device is called, such as the model of a GPU or of a processor."""
-    if device.type == 'cuda':
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-        return next(line.partition(':')[2].strip() for line in lines if line.startswith('model name'))
-    except (OSError, StopIteration):  # not Linux, or a processor without that line
-        return platform.processor() or platform.machine() or device.type
 
 
 def print_latency(report: dict[str, Any]) -> None:
@@ -140,18 +129,13 @@ def print_latency(report: dict[str, Any]) -> None:
     caption = (
         f'Medians of {run["rounds"]} interleaved rounds, ms a batch; 95 %: bootstrap interval of the ratio. {versions}.'
     )
+    source, number = run['images']['source'], run['images']['number']
+    caption += f'\n{ON_NOISE if source == NOISE else f"On {number} images of {source}."}'
     caption += '' if run['checkpoint_sha256'] else f'\n{UNTRAINED}'
-    table = Table(title=title, caption=caption, padding=0)  # all columns in 80 characters
+    table = Table(title=Text(title), caption=Text(caption), padding=0)  # all columns in 80 characters
     for heading in ('skip', *COLUMNS.values(), 'ratio', '95 %'):
         table.add_column(heading, justify='right', no_wrap=True)
     for row in rows:
         ratios = f'{row["ratio"]:.3f}', f'{row["ratio_low"]:.2f}–{row["ratio_high"]:.2f}'
         table.add_row(row['skip'] or '–', *(f'{row[name]:.2f}' for name in COLUMNS), *ratios)
     Console(file=sys.stdout).print(table)
-
-
-def _find_device(name: str | None) -> torch.device:
-    device = torch.device(name or ('cuda' if torch.cuda.is_available() else 'cpu'))
-    if device.type == 'cuda' and not torch.cuda.is_available():
-        raise UserError('torch sees no GPU: take --device cpu')
-    return device

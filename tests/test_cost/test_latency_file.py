@@ -1,4 +1,5 @@
 import json
+from dataclasses import asdict
 from functools import partial
 
 import pytest
@@ -7,7 +8,9 @@ from test_tools import fails
 from tiny import build, load_tool, tiny_config
 
 from adn_mmdet.backbones.compiled import compile_stages
-from adn_mmdet.cost import latency_run
+from adn_mmdet.cost import latency_file
+from adn_mmdet.cost.images import find_images
+from adn_mmdet.cost.latency import LatencyRow
 from adn_mmdet.files import file_sha256
 
 
@@ -34,12 +37,14 @@ def quick(*argv):
     return ['latency', *argv, '--shape', '64', '96', '--rounds', '1', '--device', 'cpu']
 
 
-def test_table_and_file(main, config, checkpoint, tmp_path, capsys):
+def test_table_and_file(main, config, checkpoint, shapes, tmp_path, capsys):
     path = tmp_path / 'new' / 'latency.json'
     argv = quick(config, checkpoint, '--skip', 'ffff,TTFT', '--batch-size', '2', '--amp', '--json', str(path))
-    assert main(argv) == 0
+    images = find_images(tiny_config(), shapes / 'val')
+    assert main([*argv, '--images', str(shapes / 'val')]) == 0
     printed = capsys.readouterr().out
     assert 'TTFT' in printed and '2×3×64×96' in printed and 'post' in printed and 'Untrained' not in printed
+    assert 'On 6 images of' in printed and 'noise' not in printed
     content = json.loads(path.read_text())
     assert (content['schema'], content['kind']) == (1, 'latency')
     run = content['run']
@@ -55,6 +60,7 @@ def test_table_and_file(main, config, checkpoint, tmp_path, capsys):
         channels_last=False,
         compile=False,
         rounds=1,
+        images=dict(source=str(shapes / 'val'), number=6, sha256=images.about()['sha256']),
     )
     names = 'skip ms ms_p90 ms_iqr backbone_ms neck_ms heads_ms post_ms ratio ratio_low ratio_high'
     assert [' '.join(row) for row in content['rows']] == [names] * 2
@@ -66,8 +72,10 @@ def test_table_and_file(main, config, checkpoint, tmp_path, capsys):
 def test_all_codes_of_untrained_weights(main, config, tmp_path, capsys):
     path = tmp_path / 'latency.json'
     assert main([*quick(config, '--channels-last'), '--json', str(path)]) == 0
-    assert 'Untrained weights' in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert 'Untrained weights' in printed and 'On noise, where nothing is found' in printed
     content = json.loads(path.read_text())
+    assert content['run']['images'] == dict(source='noise', number=0, sha256=None)
     assert len({row['skip'] for row in content['rows']}) == 16 and content['rows'][0]['skip'] == 'FFFF'
     assert content['run']['checkpoint_sha256'] is None and content['run']['channels_last']
 
@@ -76,7 +84,7 @@ def test_a_compiled_net_without_depths(main, tmp_path, capsys, monkeypatch):
     config, path = tmp_path / 'base.py', tmp_path / 'latency.json'
     tiny_config('retinanet', 'base').dump(config)
     compiled = []
-    monkeypatch.setattr(latency_run, 'compile_stages', compiled.append)
+    monkeypatch.setattr(latency_file, 'compile_stages', compiled.append)
     argv = [*quick(str(config)), '--json', str(path)]
     assert main([*argv, '--compile']) == 0
     content = json.loads(path.read_text())
@@ -87,8 +95,31 @@ def test_a_compiled_net_without_depths(main, tmp_path, capsys, monkeypatch):
     def no_compiler(graph, inputs):
         raise RuntimeError('no g++')
 
-    monkeypatch.setattr(latency_run, 'compile_stages', partial(compile_stages, backend=no_compiler))
+    monkeypatch.setattr(latency_file, 'compile_stages', partial(compile_stages, backend=no_compiler))
     fails(main, [*argv, '--compile'], capsys, 'torch.compile failed (no g++): it needs a C++ compiler')
+
+
+def test_the_configs_own_test_set_is_timed(main, shapes, tmp_path):
+    cfg = tiny_config('retinanet')
+    cfg.test_dataloader.dataset.update(
+        data_root=f'{shapes}/', ann_file='annotations/instances_val.json', data_prefix=dict(img='val/')
+    )
+    cfg.dump(tmp_path / 'own.py')
+    argv = [*quick(str(tmp_path / 'own.py'), '--skip', 'FFFF'), '--json', str(tmp_path / 'latency.json')]
+    assert main(argv) == 0
+    images = json.loads((tmp_path / 'latency.json').read_text())['run']['images']
+    assert (images['source'], images['number']) == (str(shapes / 'val'), 6)
+
+
+def test_names_are_no_markup(capsys):
+    row = asdict(LatencyRow('FFFF', *[1.0] * 10))
+    run = dict(
+        name='a[/x]b', batch_size=1, input_size=[64, 64], device='[cpu]', threads=1, amp=False, channels_last=False,
+        compile=False, versions={}, rounds=1, images=dict(source='[/y]', number=1, sha256=''), checkpoint_sha256='0',
+    )  # fmt: skip
+    latency_file.print_latency(dict(run=run, rows=[row]))
+    printed = capsys.readouterr().out
+    assert all(text in printed for text in ('a[/x]b', '[cpu]', '[/y]'))
 
 
 def test_mistakes(main, config, checkpoint, tmp_path, capsys):
@@ -97,6 +128,7 @@ def test_mistakes(main, config, checkpoint, tmp_path, capsys):
     fails(main, ['backbone', '--shape', '-1', '9'], capsys, 'shape should be at least 1, but got -1')
     fails(main, [*quick(config), '--json', str(tmp_path)], capsys, 'is a folder')
     fails(main, [*quick(config), '--json', '/proc/nowhere/x.json'], capsys, 'cannot write to /proc/nowhere')
+    fails(main, [*quick(config), '--images', str(tmp_path / 'none')], capsys, 'should be a folder of images')
     fails(main, quick(config, 'none.pth'), capsys, 'there is no checkpoint none.pth')
     fails(main, quick(config, '--skip', 'TTT'), capsys, 'such as FFFF (super-net) or TTTT (base-net)')
     fails(main, quick('none.py'), capsys, 'there is no config none.py')
