@@ -58,7 +58,7 @@ def _require_image(image: Image) -> str | np.ndarray:
     if not path.lower().endswith(IMG_EXTENSIONS):
         raise UserError(f'{path} should be {KINDS}')
     if not os.path.getsize(path):
-        raise UserError(f'{path} is empty: get it anew')
+        raise UserError(f'{path} is empty: download it again')
     return path
 
 

@@ -67,7 +67,7 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(demo, net, folder, tmp
         (['none.mp4', *net], 'there is no video none.mp4'),
         ([image, 'none.py', checkpoint], 'there is no config none.py'),
         ([image, config, 'none.pth'], 'there is no checkpoint none.pth'),
-        ([image, config, str(tmp_path / 'page.pth')], 'get it anew'),
+        ([image, config, str(tmp_path / 'page.pth')], 'download it again'),
         ([image, config, str(tmp_path / 'pickle.pth')], 'pickle.pth'),
         ([image, config, str(tmp_path / 'classes.pth')], 'the same num_classes'),
         ([image, *net, '--skip', 'TTT'], "'TTT' is not a skip code"),

@@ -11,7 +11,7 @@ from adn_mmdet.inference import list_inputs
         ('none.jpg', 'there is no none.jpg: give an image'),
         ('none.mp4', 'there is no video none.mp4'),
         ('notes.txt', 'notes.txt should be an image'),
-        ('empty.png', 'empty.png is empty: get it anew'),
+        ('empty.png', 'empty.png is empty: download it again'),
         ('empty.mp4', 'empty.mp4 is no video that OpenCV can read'),
         ('noise.mp4', 'noise.mp4 is no video that OpenCV can read'),
         ('folder', 'there is no image in folder: put some there'),
