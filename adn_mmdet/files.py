@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -35,11 +36,13 @@ def write_atomically(path: PathLike, content: bytes) -> None:
     Raises:
         OSError: it cannot be written; what was there before is untouched, and nothing is left beside it.
     """
-    write_together({path: content})
+    _write({path: content})
 
 
 def write_together(contents: Mapping[Any, bytes | None]) -> None:
     """Write several files beside their places, and move them there once all are on the disk.
+
+    What killed writers of the same files have left beside them is removed.
 
     Args:
         contents: by path; None removes the file that is there.
@@ -47,6 +50,13 @@ def write_together(contents: Mapping[Any, bytes | None]) -> None:
     Raises:
         OSError: as :func:`write_atomically`, for all of them.
     """
+    for path in map(Path, contents):
+        for left in left_partials(path.parent, f'{glob.escape(path.name)}.*'):
+            left.unlink(missing_ok=True)
+    _write(contents)
+
+
+def _write(contents: Mapping[Any, bytes | None]) -> None:
     partials = {path: partial_path(path) for path, content in contents.items() if content is not None}
     try:
         for path, partial in partials.items():
@@ -77,8 +87,8 @@ def json_bytes(content: Any) -> bytes:
 
 
 def write_json(path: PathLike, content: Any) -> None:
-    """Write :func:`json_bytes`; raises as :func:`write_atomically`."""
-    write_atomically(path, json_bytes(content))
+    """Write :func:`json_bytes`, as :func:`write_together` does."""
+    write_together({path: json_bytes(content)})
 
 
 def left_partials(folder: PathLike, pattern: str = '*') -> list[Path]:

@@ -65,6 +65,26 @@ def test_what_killed_writers_left_is_told_from_what_is_being_written(tmp_path):
     assert of_another_host in left_partials(tmp_path)
 
 
+def write_for_ever(path):
+    while True:
+        write_json(path, ['x' * 10**6])
+
+
+def test_the_next_writer_removes_what_a_killed_one_left(tmp_path):
+    path = tmp_path / 'a[1].json'
+    while not left_partials(tmp_path):
+        writer = PROCESSES.Process(target=write_for_ever, args=(path,))
+        writer.start()
+        while not any(tmp_path.glob('*.partial')):
+            assert writer.is_alive()
+        writer.kill()
+        writer.join()
+    other = partial_path(path)  # of a writer that runs
+    other.touch()
+    write_json(path, ['y'])
+    assert names(tmp_path) == sorted([path.name, other.name]) and json.loads(path.read_text()) == ['y']
+
+
 @pytest.mark.parametrize('kind', ['file', 'folder'])
 def test_a_lock_names_its_owner(tmp_path, kind):
     path = tmp_path if kind == 'folder' else tmp_path / 'rows.json'

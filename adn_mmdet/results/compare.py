@@ -99,10 +99,9 @@ def _read_runs(paths: Sequence[PathLike]) -> tuple[list[Results[SubNetsRun]], li
         _require_equal(DATA, files[0][0], runs[0])
     data = max(shared, key=lambda data: data['num_images'])
     tested = [run for runs in files for run in runs if _data(run) == data]
-    for run in tested:  # what is said of a row here, its file cannot say
-        run.rows[:] = [
-            {key: row[key] for key in row if key not in ('run', 'kind', 'input_size', *TIMES)} for row in run.rows
-        ]
+    for row in (row for run in tested for row in run.rows):
+        for key in ('run', 'kind', 'input_size', *TIMES):  # which its file cannot say
+            row.pop(key, None)
     return named_apart(tested), [run for runs in files for run in runs if _data(run) != data]
 
 
@@ -134,21 +133,17 @@ def _join_latency(
     measured = [read_latency(path) for path in dict.fromkeys(map(Path, paths))]
     for latency in measured:
         _require_equal(CONDITIONS, measured[0], latency)
-        if not any(_is_of(latency.run, run.run) for run in runs):
-            sha256 = latency.run.checkpoint_sha256
+        sha256, fits = latency.run.checkpoint_sha256, []
+        for run in runs:  # by name and, where both are known, by weights
+            fits.append(run.run.name == latency.name and len({sha256, run.run.checkpoint_sha256} - {None}) < 2)
+        if not any(fits):
             weights = f' with the weights {sha256[:12]}…' if sha256 else ''
             raise UserError(
                 f'{latency.path} is the latency of {latency.name}{weights}, which none of the runs is '
                 f'({", ".join(run.name for run in runs)}): add its run, or leave the file out'
             )
-        runs = [_add_latency(run, latency) if _is_of(latency.run, run.run) else run for run in runs]
+        runs = [_add_latency(run, latency) if fit else run for run, fit in zip(runs, fits)]
     return runs, list(map(_about, measured))
-
-
-def _is_of(latency: LatencyRun, run: SubNetsRun) -> bool:
-    """Whether a latency file is that of a run: by name and, where both are known, by weights."""
-    weights = {latency.checkpoint_sha256, run.checkpoint_sha256} - {None}
-    return latency.name == run.name and len(weights) < 2
 
 
 def _add_latency(run: Results[SubNetsRun], latency: Results[LatencyRun]) -> Results[SubNetsRun]:
@@ -278,11 +273,7 @@ def write_comparison(content: dict[str, Any], folder: PathLike) -> None:
         '![AP against cost](compare.png)' if picture else '',
         f'The paper: {content["paper"]}.' if content['paper'] else '',
     ]
-    table = DataFrame(rows, dtype=object)  # which leaves whole numbers whole beside empty cells
-    contents = (
-        json_bytes(content),
-        table.to_csv(index=False).encode(),
-        ('\n\n'.join(filter(None, parts)) + '\n').encode(),
-        picture,
-    )
-    write_together({Path(folder) / name: content for name, content in zip(FILES, contents)})
+    table = DataFrame(rows, dtype=object).to_csv(index=False)  # as objects, whole numbers stay whole beside empty cells
+    text = '\n\n'.join(filter(None, parts)) + '\n'
+    contents = zip(FILES, (json_bytes(content), table.encode(), text.encode(), picture))
+    write_together({Path(folder) / name: content for name, content in contents})

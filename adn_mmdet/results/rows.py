@@ -205,7 +205,7 @@ def _parts(path: Path, kind: str | None, remedy: str) -> dict[str, dict[str, Any
         writer = 'tools/benchmark.py latency --json' if kind else 'tools/test.py'
         raise ValueError(f'this is not a file of {writer}, which holds schema, run and rows')
     if content['schema'] != SCHEMA:
-        raise ValueError(f'this has schema {str(content["schema"])[:40]}, but {SCHEMA} is read')
+        raise ValueError(f'this has schema {printable(json.dumps(content["schema"]))[:40]}, but {SCHEMA} is read')
     if not isinstance(others := content.get('other_runs', []), list):
         raise ValueError('other_runs is no list')
     parts = {'': content} | {f'other_runs[{number}].': part for number, part in enumerate(others)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -21,14 +21,12 @@ COLUMNS = {
     'params_held_m': 'params held (M)',
     'params_active_m': 'params active (M)',
 }
-# In what runs of one name may differ, and how a name says it.
-DIFFERENCES: list[Callable[[Results[SubNetsRun]], str]] = [
-    lambda results: f' ({printable(str(results.path))})',
-    lambda results: f', {results.run.num_images} images',
-    lambda results: f', weights {str(results.run.checkpoint_sha256)[:8]}',
-    lambda results: f', norms {results.run.norms_sha256[:8]}' if results.run.norms_sha256 else '',
-    lambda results: f', settings {str(results.run.settings_sha256)[:8]}',
-]
+DIFFERENCES = {
+    'num_images': 'images',
+    'checkpoint_sha256': 'weights',
+    'norms_sha256': 'norms',
+    'settings_sha256': 'settings',
+}
 
 
 def named_apart(runs: Sequence[Results[SubNetsRun]]) -> list[Results[SubNetsRun]]:
@@ -37,8 +35,10 @@ def named_apart(runs: Sequence[Results[SubNetsRun]]) -> list[Results[SubNetsRun]
     sizes = [f' at {size_text(results.run.input_size)}' for results in runs]
     if len(set(sizes)) > 1:
         names = [name + size for name, size in zip(names, sizes)]
-    numbers = [f', {number}' for number in range(1, len(runs) + 1)]
-    for texts in (*(list(map(text, runs)) for text in DIFFERENCES), numbers):
+    tails = [[f' ({printable(str(results.path))})' for results in runs]]
+    for key, word in DIFFERENCES.items():
+        tails.append([f', {word} {str(getattr(results.run, key))[:8]}' for results in runs])
+    for texts in (*tails, [f', {number}' for number in range(1, len(runs) + 1)]):
         variants = {name: {text for other, text in zip(names, texts) if other == name} for name in names}
         names = [name + text if len(variants[name]) > 1 else name for name, text in zip(names, texts)]
     return [replace(results, name=name) for results, name in zip(runs, names)]

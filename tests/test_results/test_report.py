@@ -60,8 +60,8 @@ def test_report_of_two_runs_with_pictures(tmp_path):
     (tmp_path / 'vis' / 'FFFF' / '.DS_Store').touch()
     assert load_tool('report').main([str(tmp_path), '--pictures', str(tmp_path / 'vis')]) == 0
     text = (tmp_path / 'report.md').read_text()
-    assert text.startswith('# net, 6 images\n\n6 images; AP in percent; costs for one image of 32×64 px.')
-    assert text.index('| TTTT | 50.00 |') < text.index('predictions.png') < text.index('# net, 2 images')
+    assert text.startswith('# net, images 6\n\n6 images; AP in percent; costs for one image of 32×64 px.')
+    assert text.index('| TTTT | 50.00 |') < text.index('predictions.png') < text.index('# net, images 2')
     assert (
         '| FFFF | 10.00 |' in text and 'predictions of FFFF and TTTT' in text and text.count('accuracy_cost.png') == 1
     )
