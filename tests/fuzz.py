@@ -1,17 +1,23 @@
-"""Damages what readers are given: all of it is refused in one line, or read as it was. A short run is in the tests.
+"""Damages what readers are given: all of it is refused in one line, or read as what it is. A short run is in the tests.
 
-By hand: ``python tests/fuzz.py checkpoints --number 10000``.
+By hand: ``python tests/fuzz.py checkpoints --number 10000``, ``python tests/fuzz.py results --number 10000``.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import io
+import json
+import math
 import random
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -20,6 +26,9 @@ from torch import Tensor, nn
 
 from adn_mmdet import UserError
 from adn_mmdet.checkpoints import load_from_local
+from adn_mmdet.results.compare import compare, print_comparison, write_comparison
+from adn_mmdet.results.report import write_report
+from adn_mmdet.results.rows import add_row, of_weights, read_sub_nets
 
 Outcomes = Counter[str]
 
@@ -79,7 +88,132 @@ def checkpoints(number: int, seed: int, folder: Path) -> Outcomes:
     return outcomes
 
 
-READERS: dict[str, Callable[[int, int, Path], Outcomes]] = {'checkpoints': checkpoints}
+ODD_VALUES: list[Any] = [
+    None, True, 0, -1, 1, 2.5, 38.3, 10**18, 10**400, 1e300, -1e-300, math.nan, math.inf, -math.inf, '', 'x', 'FFFF',
+    'ffff', 'T' * 99, '\0', '\ud800', '[/x]', '[red]', 'a|b', '$\\frac{$', 'line\nline', '\x1b[2J', '名前', 'n' * 10_000,
+    [], {}, [[]], [None], {'': None}, [[[[[[]]]]]], ['circle'], [64, 64], [-64, 64], {'skip': 'TTTT'},
+]  # fmt: skip
+
+
+def a_result(skip: str, ap: float) -> dict[str, Any]:
+    return {
+        'skip': skip,
+        'bbox_mAP': ap,
+        'bbox_mAP_l': None,
+        'segm_mAP': ap / 2,
+        'gmacs': 1 + ap,
+        'params_held_m': 44.4,
+    }
+
+
+def results_files() -> tuple[dict[str, Any], dict[str, Any]]:
+    """What tools/test.py and tools/benchmark.py latency write: of two runs, and of the first one."""
+    common = {'name': 'net', 'config': 'net.py', 'checkpoint_sha256': 'a' * 64, 'input_size': [64, 96]}
+    run = {**common, 'annotations_sha256': 'b' * 64, 'classes': ['circle', 'square'], 'num_images': 6}
+    other = {'run': {**run, 'norms_sha256': 'c' * 64}, 'rows': [a_result('TTTT', 0.2)]}
+    rows = [a_result('FFFF', 0.4), a_result('TFFF', 0.3), a_result('TTTT', 0.1)]
+    machine = {'device': 'CPU', 'threads': 2, 'versions': {'torch': '2.9'}, 'batch_size': 1, 'rounds': 10}
+    flags = dict.fromkeys(('amp', 'channels_last', 'compile'), False)
+    times = [{'skip': row['skip'], 'ms': 10 * row['gmacs'], 'ms_p90': 20.0, 'ratio': 1.0} for row in rows]
+    latency = {'schema': 1, 'kind': 'latency', 'run': {**common, **machine, **flags}, 'rows': times}
+    return {'schema': 1, 'run': run, 'rows': rows, 'other_runs': [other]}, latency
+
+
+def change_a_part(content: Any, generator: random.Random) -> Any:
+    """Replace, remove, repeat or move one part of a file's content, at any level of it."""
+    places: list[tuple[Any, Any]] = []
+    parts = [content]
+    while parts:
+        part = parts.pop()
+        keys = list(part if isinstance(part, dict) else range(len(part)) if isinstance(part, list) else ())
+        places += [(part, key) for key in keys]
+        parts += [part[key] for key in keys]
+    part, key = generator.choice(places)
+    kind = generator.choice(['replace', 'replace', 'remove', 'repeat', 'move'])
+    if kind == 'remove':
+        del part[key]
+    elif kind == 'repeat' and isinstance(part, list):
+        part.append(copy.deepcopy(part[key]))
+    elif kind == 'move':
+        part[key] = copy.deepcopy(generator.choice(places)[0])
+    else:
+        part[key] = copy.deepcopy(generator.choice(ODD_VALUES))
+    return content
+
+
+def damage(content: dict[str, Any], generator: random.Random) -> bytes:
+    """A file with a few parts changed; of each ten, two are cut, flipped, or in another encoding instead."""
+    way = generator.random()
+    if way < 0.1:
+        return flip_or_cut(json.dumps(content).encode(), generator)
+    if way < 0.2:
+        encoding = generator.choice(['utf-8-sig', 'utf-16', 'utf-16-le', 'utf-32', 'cp037'])
+        return json.dumps(content).encode(encoding)
+    for _ in range(generator.choice([1, 1, 2, 5])):
+        content = change_a_part(content, generator)
+    text = json.dumps(content).replace('1e+300', generator.choice(['1e300', '1e400', '[' * 2000, '9' * 5000]))
+    return text.encode()
+
+
+def strict_json(path: Path) -> Any:
+    """What a file holds; NaN and Infinity, which are no JSON, are not read."""
+    return json.loads(path.read_bytes(), parse_constant=lambda name: 1 / 0)
+
+
+def compare_and_report(folder: Path, draw: bool) -> None:
+    """What tools/compare.py and tools/report.py do with files; what they write is sound."""
+    content = compare([folder], [folder / 'latency.json'], budget=('ms', 15))
+    with nullcontext() if draw else patch('adn_mmdet.results.compare.plot_accuracy_against_cost', return_value=None):
+        write_comparison(content, folder / 'out')
+    with redirect_stdout(io.StringIO()) as printed:
+        print_comparison(content)
+    assert '\x1b' not in printed.getvalue() and 'nan' not in printed.getvalue()
+    assert strict_json(folder / 'out' / 'compare.json')['rows'], 'a comparison of nothing'
+    with nullcontext() if draw else patch('adn_mmdet.results.report.plot_accuracy_against_cost', return_value=None):
+        write_report(folder)
+
+
+def add_a_row(folder: Path, generator: random.Random) -> None:
+    """What tools/test.py does; no other row is lost."""
+    file = folder / 'sub_nets.json'
+    before = file.read_bytes()
+    try:
+        add_row(folder, {'name': 'net', 'checkpoint_sha256': 'd' * 64}, a_result('FFFF', generator.random()))
+    except UserError:
+        assert file.read_bytes() == before, 'a file that was refused is not as it was'
+        raise
+    held, after = json.loads(before.decode('utf-8-sig')), strict_json(file)
+    assert after['rows'][-1]['skip'] == 'FFFF' and len(after['rows']) == 1
+    runs = [{'run': part['run'], 'rows': part['rows']} for part in [held, *held.get('other_runs', [])]]
+    assert after['other_runs'] == runs, 'rows of another run were lost'
+
+
+def results(number: int, seed: int, folder: Path) -> Outcomes:
+    """Change, cut and flip a ``sub_nets.json`` and a latency file, then compare, report and add rows."""
+    generator, outcomes = random.Random(seed), Outcomes()
+    (folder / 'out').mkdir()
+    for _ in range(number):
+        contents = dict(zip(('sub_nets.json', 'latency.json'), results_files()))
+        damaged = generator.choice([('sub_nets.json',), ('latency.json',), tuple(contents)])
+        for name, content in contents.items():
+            raw = damage(content, generator) if name in damaged else json.dumps(content).encode()
+            (folder / name).write_bytes(raw)
+        for use in (
+            lambda: compare_and_report(folder, draw=generator.random() < 0.01),
+            lambda: of_weights(read_sub_nets(folder), 'a' * 64),
+            lambda: add_a_row(folder, generator),
+        ):
+            try:
+                use()
+            except UserError as error:
+                assert str(error).isprintable() and len(str(error)) < 1000, error
+                outcomes['refused'] += 1
+            else:
+                outcomes['used'] += 1
+    return outcomes
+
+
+READERS: dict[str, Callable[[int, int, Path], Outcomes]] = {'checkpoints': checkpoints, 'results': results}
 
 
 def main() -> None:

@@ -306,7 +306,7 @@ def test_all_runs_of_a_file_on_the_same_data_are_shown_and_named_apart(adn, tmp_
         f'{weights} 09876543, 2',
         f'{weights} None',
         f'{ADN}, weights {ADN[:8]}, norms 12345678',
-        f'{ADN}, weights {ADN[:8]}',
+        f'{ADN}, weights {ADN[:8]}, norms None',
         R50,
     ]
     assert len({row['run'] for row in content['rows'] if row['kind'] != 'paper'}) == 6

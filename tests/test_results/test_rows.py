@@ -4,6 +4,7 @@ import os
 from dataclasses import fields
 from multiprocessing import get_context
 
+import fuzz
 import pytest
 
 from adn_mmdet import UserError
@@ -205,3 +206,8 @@ def test_the_run_of_some_weights(tmp_path):
 
 def test_what_a_latency_row_adds():
     assert {'skip', *TIMES} == {field.name for field in fields(LatencyRow)}
+
+
+def test_files_that_are_damaged_are_refused_in_one_line_or_hold_sound_rows(tmp_path):
+    outcomes = fuzz.results(150, seed=0, folder=tmp_path)
+    assert outcomes['refused'] > 100 and outcomes['used'] > 100
