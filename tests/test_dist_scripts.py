@@ -3,14 +3,19 @@
 import json
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
 from conftest import DEMO_CONFIG
 from tiny import ROOT, load_tool
+
+from adn_mmdet.checkpoints import load_from_local
+from adn_mmdet.training import PREEMPTED
 
 
 def free_port():
@@ -19,12 +24,16 @@ def free_port():
         return free.getsockname()[1]
 
 
-def shell(script, *arguments):
-    path = f'{os.path.dirname(sys.executable)}:{os.environ["PATH"]}'  # where torchrun is
+def command(script, *arguments):
+    """A command line and its environment."""
+    path = f'{os.path.dirname(sys.executable)}:{os.environ["PATH"]}'  # where python is
     environment = os.environ | {'PATH': path, 'PORT': str(free_port()), 'OMP_NUM_THREADS': '1'}
-    return subprocess.run(
-        ['bash', str(ROOT / 'tools' / script), *map(str, arguments)], env=environment, capture_output=True, text=True
-    )
+    runner = 'bash' if script.endswith('.sh') else 'python'
+    return dict(args=[runner, str(ROOT / 'tools' / script), *map(str, arguments)], env=environment, text=True)
+
+
+def shell(script, *arguments):
+    return subprocess.run(**command(script, *arguments), capture_output=True)
 
 
 def test_two_ranks_train_and_test_as_one(tiny_options, tmp_path):
@@ -48,3 +57,66 @@ def test_two_ranks_train_and_test_as_one(tiny_options, tmp_path):
 def test_what_is_left_out_is_said(script):
     result = shell(script, 'config.py')
     assert result.returncode != 0 and f'usage: {script} CONFIG' in result.stderr
+
+
+def wait_for(found, process, seconds=120):
+    end = time.monotonic() + seconds
+    while not found():
+        assert process.poll() is None and time.monotonic() < end, process.communicate()[1][-2000:]
+        time.sleep(0.1)
+
+
+def test_a_signal_to_the_script_saves_and_exits_with_75(tiny_options, tmp_path):
+    """The scheduler sees the shell script alone, and tells no other process."""
+    options = [*tiny_options, 'val_cfg=None', 'val_dataloader=None', 'val_evaluator=None', 'train_cfg.max_iters=99999']
+    line = command('dist_train.sh', DEMO_CONFIG, 2, '--work-dir', tmp_path, *options)
+    process = subprocess.Popen(**line, stderr=subprocess.PIPE)
+    wait_for((tmp_path / 'iter_2.pth').exists, process)
+    process.terminate()
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == PREEMPTED, error[-2000:]
+    saved = load_from_local((tmp_path / 'last_checkpoint').read_text(), 'cpu')
+    assert saved['meta']['iter'] >= 2 and len(saved['exact_resume']['random']) == 2
+    assert 'Traceback' not in error
+
+
+RANK = """
+import os, signal, sys, time
+rank, folder = int(os.environ['RANK']), sys.argv[1]
+
+def save(number, frame):
+    time.sleep(1 + rank)
+    os._exit(75 if sys.argv[2] == '75' else 0)
+
+for number in (signal.SIGTERM, signal.SIGUSR1):
+    if sys.argv[2] != 'deaf':
+        signal.signal(number, save)
+open(f'{folder}/{rank}', 'w').close()
+if sys.argv[2] == 'ends':
+    time.sleep(2 * rank)
+    os.kill(os.getpid(), 9) if sys.argv[3 + rank] == '-9' else sys.exit(int(sys.argv[3 + rank]))
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def two(tmp_path):
+    """Starts two ranks that do as they are told."""
+    (tmp_path / 'rank.py').write_text(RANK)
+    line = ['--nproc-per-node', 2, '--master-port', free_port(), tmp_path / 'rank.py', tmp_path]
+    return lambda *how: subprocess.Popen(**command('_torchrun.py', *line, *how), stderr=subprocess.PIPE)
+
+
+@pytest.mark.parametrize('codes, end', [((2, 0), 2), ((75, 0), 75), ((-9, 0), 137)])
+def test_the_launcher_ends_as_its_processes(two, codes, end):
+    process = two('ends', *codes)
+    assert process.wait(60) == end and 'Traceback' not in process.communicate()[1]
+
+
+@pytest.mark.parametrize('how, told', [('75', 'SIGUSR1'), ('deaf', 'SIGTERM'), ('deaf', 'SIGINT')])
+def test_signals_to_the_launcher_reach_its_processes(two, tmp_path, how, told):
+    """Those that do not know what to do yet have nothing to save either."""
+    process = two(how)
+    wait_for(lambda: (tmp_path / '0').exists() and (tmp_path / '1').exists(), process)
+    process.send_signal(signal.Signals[told])
+    assert process.wait(60) == (130 if told == 'SIGINT' else PREEMPTED)
