@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
-import tempfile
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 from mmengine.dist import all_gather_object
 from mmengine.runner import CheckpointLoader
-from rich.console import Console
-from rich.progress import wrap_file
 
 from ..config import require_writable
 from ..errors import UserError
-from ..files import file_sha256, write_atomically
+from ..files import file_sha256, left_partials, partial_path, write_atomically
 from .convert import convert_checkpoint
 from .safe_loading import load_from_local
+from .web import fetch, require_no_page
 
 FOLDER = 'pretrained'  # in the working directory, as data/ and work_dirs/ are
 DRIVE = 'https://drive.google.com/'
@@ -28,7 +26,6 @@ RELEASE = (
     'https://github.com/wchkang/depth/releases/download/v1.0.0/'
     'weights-{}_kd_ce_from_resnext101_32x8d_swsl_imagenet21k_1k_T2_T2_step3_finetune.pth'
 )
-TIMEOUT = 60  # seconds without a byte
 
 
 @dataclass(frozen=True)
@@ -71,30 +68,26 @@ def get_weights(name: str, folder: str | os.PathLike[str] = FOLDER) -> Path:
         return out
     require_writable(folder)
     url, record = SOURCES[name].url, out.with_suffix('.source.sha256')
-    with tempfile.TemporaryDirectory(dir=folder, prefix='.download_') as scratch:
-        got, converted = Path(scratch) / url.rpartition('/')[2], Path(scratch) / out.name
-        try:
-            (_fetch_from_drive if url.startswith(DRIVE) else _fetch)(url, got)
-            digest = _check(got, SOURCES[name].sha256, record)
-            convert_checkpoint(got, converted, ema=False, arch=name)  # the authors test ResNets without the average
-            os.replace(converted, out)  # whole, also where two machines of one folder do this at once
-            write_atomically(record, f'{digest}  {got.name}\n'.encode())
-        except (UserError, OSError, HTTPException) as error:
-            reason = ' '.join(str(error).replace(f'{got}:', 'it').replace(str(got), 'it').split())
-            raise UserError(
-                f'cannot get {name} from {url} ({reason}): try again, or save that file yourself and run '
-                f'python tools/convert_checkpoint.py FILE {out} --arch {name}'
-            ) from error
+    for left in left_partials(folder, f'{glob.escape(out.name)}.*'):  # of a download that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    scratch = partial_path(out)
+    got, converted = scratch / url.rpartition('/')[2], scratch / out.name
+    try:
+        scratch.mkdir()
+        (_fetch_from_drive if url.startswith(DRIVE) else fetch)(url, got)
+        digest = _check(got, SOURCES[name].sha256, record)
+        convert_checkpoint(got, converted, ema=False, arch=name)  # the authors test ResNets without the average
+        write_atomically(record, f'{digest}  {got.name}\n'.encode())
+        os.replace(converted, out)  # whole, also where two machines of one folder do this at once
+    except (OSError, HTTPException, ValueError) as error:
+        reason = ' '.join(str(error).replace(f'{got}:', 'it').replace(str(got), 'it').split())
+        raise UserError(
+            f'cannot get {name} from {url} ({reason}): try again, or save that file yourself and run '
+            f'python tools/convert_checkpoint.py FILE {out} --arch {name}'
+        ) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     return out
-
-
-def _fetch(url: str, path: Path) -> None:
-    with urlopen(url, timeout=TIMEOUT) as response, path.open('wb') as file:
-        size = int(response.headers.get('Content-Length', 0)) or None
-        with wrap_file(response, size or 0, description='Downloading', console=Console(stderr=True)) as stream:
-            shutil.copyfileobj(stream, file)
-    if size and path.stat().st_size != size:
-        raise UserError(f'the connection was cut after {path.stat().st_size} of {size} bytes')
 
 
 def _fetch_from_drive(url: str, path: Path) -> None:
@@ -106,13 +99,11 @@ def _fetch_from_drive(url: str, path: Path) -> None:
         gdown.download(url, str(path))
     except Exception as error:  # its own, and those of requests
         raise UserError(str(error)) from error
+    require_no_page(path)
 
 
 def _check(path: Path, known: str | None, record: Path) -> str:
-    """Refuse a web page and what is not the file that is known; return its SHA-256."""
-    with path.open('rb') as file:
-        if file.read(100).lstrip().startswith(b'<'):
-            raise UserError('a web page came instead of the file')
+    """Refuse what is not the file that is known; return its SHA-256."""
     digest = file_sha256(path)
     if known is None and record.is_file():
         known = record.read_text().partition(' ')[0]

@@ -3,7 +3,7 @@
 mmengine pickles its log history into checkpoints, which torch >= 2.6 refuses to load by default; the maintained fork
 then falls back to unpickling anything. Importing this module replaces mmengine's loader of local files by
 :func:`load_from_local` on both, so that ``--resume``, ``init_detector`` and ``DetInferencer`` load through it;
-:mod:`.download` does the same for what comes from elsewhere.
+:mod:`.web` does the same for what comes from elsewhere.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def server(weights, tmp_path_factory):
     torch.save(authors_resnet('resnet50').state_dict(), other)
     server = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
     server.content, server.other, server.paths = weights.read_bytes(), other.read_bytes(), []
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server
     server.shutdown()
 
