@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from mmengine.runner import Runner
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from ..backbones.features import unwrap
-from ..checkpoints import read_weights
+from ..checkpoints import read_weights, require_fit
 from ..datasets.images import name_unreadable
 from ..errors import UserError
 from .preemption import shield_workers
@@ -65,7 +64,7 @@ class SafeRunner(Runner):
         return content
 
     def _require_fit(self, model: nn.Module, content: dict[str, Any], path: str) -> None:
-        own, weights = model.state_dict(), read_weights(content)
+        own, weights = model.state_dict(), read_weights(content, path)
         require_fit(own, weights, path)
         if weights.keys() != content['state_dict'].keys():  # saved with the names of a wrapper
             content['state_dict'] = weights
@@ -78,20 +77,4 @@ class SafeRunner(Runner):
                 f'with to custom_hooks, or start from the average with load_from={path}'
             )
         average = {name: value for name, value in content['ema_state_dict'].items() if name.startswith('module.')}
-        require_fit(own, read_weights(average), f'{path} (ema_state_dict)')
-
-
-def require_fit(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], path: str) -> None:
-    """Refuse weights that are not all of a model's, by name and shape."""
-    for name in own.keys() & weights.keys():
-        if own[name].shape != weights[name].shape:
-            raise UserError(
-                f'{path}: {name} has shape {tuple(weights[name].shape)} but the config wants {tuple(own[name].shape)}'
-            )
-    missing = [name for name in own if name not in weights and not name.endswith('num_batches_tracked')]
-    unexpected = [name for name in weights if name not in own]
-    if missing or unexpected:
-        raise UserError(
-            f'{path} does not fit the config: {len(missing)} missing ({", ".join(missing[:3])}), {len(unexpected)} '
-            f'unexpected ({", ".join(unexpected[:3])}); use the config it was trained with'
-        )
+        require_fit(own, read_weights(average, path), f'{path} (ema_state_dict)')
