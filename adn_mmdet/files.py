@@ -161,7 +161,7 @@ def locked(path: PathLike, seconds: float = 60, remedy: str = 'wait until it end
         lock.release()
 
 
-def read_json(path: PathLike, remedy: str) -> dict[str, Any]:
+def read_json(path: PathLike, remedy: str, constants: bool = False) -> dict[str, Any]:
     """Read a file that holds one JSON object, as UTF-8 with or without a byte order mark.
 
     A number beyond a float's range, such as 1e400, is read as infinite: whoever uses a number checks it.
@@ -169,10 +169,12 @@ def read_json(path: PathLike, remedy: str) -> dict[str, Any]:
     Args:
         path: of the file.
         remedy: what to do if it does not, for the message.
+        constants: read NaN and Infinity as well, which Python writes.
 
     Raises:
         UserError: there is no such file, or it is empty, cut off, not UTF-8, not JSON or no object, nested too deeply,
-            or holds NaN, a number of thousands of digits, or a text with a null byte or a lone surrogate.
+            or holds NaN (unless ``constants``), a number of thousands of digits, or a text with a null byte or a lone
+            surrogate.
     """
     try:
         raw = Path(path).read_bytes()
@@ -183,7 +185,7 @@ def read_json(path: PathLike, remedy: str) -> dict[str, Any]:
     if not text.strip():
         raise UserError(f'{path} is empty: {remedy}')
     try:
-        content = json.loads(text, parse_constant=_refuse_constant)
+        content = json.loads(text, parse_constant=float if constants else _refuse_constant)
         if re.search(r'\\u(0000|[dD][89a-fA-F])', text):
             _require_characters(content)
     except RecursionError as error:

@@ -97,7 +97,7 @@ def parameters(reader: Any) -> set[str] | None:
             continue
         is_plain = inspect.isclass(owner) and '__signature__' not in vars(owner)
         try:
-            own = inspect.signature(owner.__init__ if is_plain else owner).parameters.values()
+            own = inspect.signature(vars(owner)['__init__'] if is_plain else owner).parameters.values()
         except (TypeError, ValueError):  # compiled
             return None
         names |= {parameter.name for parameter in own}

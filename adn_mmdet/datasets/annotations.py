@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..files import read_json
 
 Row = dict[str, Any]
 Content = dict[str, list[Row]]
@@ -17,7 +17,7 @@ Content = dict[str, list[Row]]
 # Why an object is left out.
 NO_IMAGE = 'an image_id that no image has'
 NO_CATEGORY = 'a category_id that no category has'
-NOT_FINITE = 'a box that is not finite'
+NOT_FINITE = 'a box or area that is not finite'
 NO_SIZE = 'a box of zero or negative size'
 OUTSIDE = 'a box outside its image'
 TINY = 'a box under 1 px or of area 0'
@@ -31,14 +31,26 @@ NOT_TRAINED_ON = IGNORED | {NO_SIZE, OUTSIDE, TINY}  # by mmdet's data set
 FAR = 10  # image sides; pycocotools' memory grows with the length of an outline, and may end the process
 SHOWN = 3
 
+SIDE, PIXELS = 2**20, 2**30  # the most that OpenCV reads of an image
+
+
+def _is_whole(value: Any) -> bool:
+    return type(value) is int  # not bool
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
 Check = tuple[str, Callable[[Any], bool]]
-ID: Check = ('a whole number', lambda value: isinstance(value, int))
+# Evaluations compute with int64, and count a negative id as none.
+ID: Check = ('a whole number, 0 to 2^63 - 1', lambda value: _is_whole(value) and 0 <= value < 2**63)
 TEXT: Check = ('a text', lambda value: isinstance(value, str))
-LENGTH: Check = ('a whole number of at least 1', lambda value: isinstance(value, int) and value > 0)
-NUMBER: Check = ('a number', lambda value: isinstance(value, (int, float)))
+LENGTH: Check = ('a whole number, 1 to 2^20', lambda value: _is_whole(value) and 0 < value <= SIDE)
+NUMBER: Check = ('a number', _is_number)
 BOX: Check = (
     '[x, y, width, height]',
-    lambda value: isinstance(value, list) and len(value) == 4 and all(isinstance(v, (int, float)) for v in value),
+    lambda value: isinstance(value, list) and len(value) == 4 and all(map(_is_number, value)),
 )
 TABLES: dict[str, dict[str, Check]] = {
     'categories': {'id': ID, 'name': TEXT},
@@ -52,15 +64,10 @@ def read_coco(path: Path) -> Content:
     """Read a file.
 
     Raises:
-        UserError: it is empty, not whole JSON (says where it ends), or has not COCO's lists.
+        UserError: it is not sound JSON (says where it ends), or lacks COCO's lists.
     """
-    if not path.stat().st_size:
-        raise UserError(f'{path} is empty: get it anew')
-    try:
-        content = json.loads(path.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f'{path} is not whole JSON ({error}): get it anew') from error
-    missing = TABLES.keys() - set(content if isinstance(content, dict) else ())
+    content = read_json(path, 'download it again, or make it anew', constants=True)
+    missing = TABLES.keys() - content.keys()
     if missing:
         raise UserError(f'{path} is not in COCO format: it lacks {", ".join(sorted(missing))}')
     return content
@@ -95,10 +102,12 @@ def require_coco(content: Content, path: Path, is_evaluated: bool) -> None:
         if twice:
             raise UserError(
                 f'{path}: {len(twice)} ids occur more than once in {table} ({some(twice)}), and the last '
-                'would silently replace the others: number them anew'
+                'would silently replace the others: give each its own'
             )
     if not content['images']:
         raise UserError(f'{path} lists no images')
+    if large := [image['id'] for image in content['images'] if image['height'] * image['width'] > PIXELS]:
+        raise UserError(f'{path}: {len(large)} images are said to have more than 2^30 pixels (id {some(large)})')
 
 
 def _describe(row: Row, key: str) -> str:
@@ -195,7 +204,7 @@ def _judge(
         return NO_CATEGORY, None
     height, width = sizes[annotation['image_id']]
     x, y, w, h = annotation['bbox']
-    if not math.isfinite(x + y + w + h):
+    if not _are_finite([x, y, w, h, annotation['area']]):
         return NOT_FINITE, None
     if w <= 0 or h <= 0:
         return NO_SIZE, None
@@ -216,13 +225,19 @@ def _judge(
     return POLYGON, annotation | {'segmentation': polygons} if polygons else None
 
 
+def _are_finite(numbers: Sequence[float]) -> bool:
+    """Whether numbers, together as well, are finite floats; a whole number can be too large for one."""
+    try:
+        return math.isfinite(math.fsum(map(abs, numbers)))
+    except OverflowError:
+        return False
+
+
 def _is_polygon(points: Any, reach: float) -> bool:
     """Whether ``[x, y, x, y, …]`` are at least 3 points within reach of the image."""
-    try:
-        is_whole = len(points) >= 6 and len(points) % 2 == 0 and math.isfinite(sum(points))
-        return is_whole and max(points) <= reach and min(points) >= -reach
-    except TypeError:
+    if not isinstance(points, list) or len(points) < 6 or len(points) % 2 or not all(map(_is_number, points)):
         return False
+    return _are_finite(points) and max(map(abs, points)) <= reach
 
 
 def _is_rle(rle: Row, height: int, width: int) -> bool:
@@ -230,9 +245,10 @@ def _is_rle(rle: Row, height: int, width: int) -> bool:
     counts = rle.get('counts')
     if isinstance(counts, str):
         counts = _decompress(counts.encode())
-    if rle.get('size') != [height, width] or not isinstance(counts, list):
+    size = rle.get('size')
+    if size != [height, width] or not all(map(_is_whole, size)) or not isinstance(counts, list):
         return False
-    return all(isinstance(count, int) and count >= 0 for count in counts) and sum(counts) == height * width
+    return all(_is_whole(count) and count >= 0 for count in counts) and sum(counts) == height * width
 
 
 def _decompress(text: Iterable[int]) -> list[int] | None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from codecs import BOM_UTF8
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +30,7 @@ from .annotations import (
     summarise,
 )
 from .images import compare_sizes, require_images
+from .pickles import require_plain_pickles
 
 
 class _Split(NamedTuple):
@@ -65,6 +68,9 @@ def prepare_data(cfg: Config, *splits: str) -> None:
     """
     present = [_read_split(cfg, name) for name in splits if cfg.get(f'{name}_dataloader')]
     join_ranks(cfg)
+    for name in splits:
+        for dataset in _leaves(cfg[f'{name}_dataloader'].dataset) if cfg.get(f'{name}_dataloader') else ():
+            require_plain_pickles(dataset)
     copies = once(lambda: [_check_split(cfg, split) for split in present], a_machine=True)
     for split, moved in zip(present, copies):
         for path, readers in split.readers().items():
@@ -141,8 +147,8 @@ def _check_split(cfg: Config, split: _Split) -> dict[Path, str]:
             _warn(f'{path}: pycocotools counts an object with id 0 as missed even where it is found: start ids at 1')
         kept, faults = sort_out(content, path, split.with_masks, is_evaluated)
         message = f'{path}: objects that cannot be used are left out: {summarise(faults)}'
-        if faults.keys() - (IGNORED if is_evaluated else NOT_TRAINED_ON):
-            copies[path] = _write_copy(cfg, f'{split.name}_{path.name}', content | {'annotations': kept})
+        if faults.keys() - (IGNORED if is_evaluated else NOT_TRAINED_ON) or _has_mark(path):
+            copies[path] = _write_copy(cfg, path.stem, content | {'annotations': kept})
             message += f'. The rest is in {copies[path]}'
         _warn(message if faults else None)
     return copies
@@ -170,11 +176,19 @@ def _check_num_classes(cfg: Config, dataset: ConfigDict) -> None:
         )
 
 
-def _write_copy(cfg: Config, name: str, content: dict[str, Any]) -> str:
-    path = Path(cfg.work_dir).absolute() / 'annotations' / name
+def _has_mark(path: Path) -> bool:
+    """Whether a file begins with a byte order mark, which mmdet and pycocotools cannot read."""
+    with open(path, 'rb') as file:
+        return file.read(len(BOM_UTF8)) == BOM_UTF8
+
+
+def _write_copy(cfg: Config, stem: str, content: dict[str, Any]) -> str:
+    """Write what is left of an annotation file, named by its content: files of one name do not replace each other."""
+    text = json.dumps(content).encode()
+    path = Path(cfg.work_dir).absolute() / 'annotations' / f'{stem}_{sha256(text).hexdigest()[:16]}.json'
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(content).encode())
+        write_atomically(path, text)
     except OSError as error:
         raise UserError(f'cannot write {path} ({error.strerror}): give another --work-dir') from error
     return str(path)

@@ -35,22 +35,33 @@ COCO = json.dumps(file_of({}))
 @pytest.mark.parametrize(
     'text, message',
     [
-        ('', 'is empty: get it anew'),
+        ('', 'is empty: download it again'),
         (COCO[:30], r'is not whole JSON \(.*line 1 column'),
         ('<html>', r'is not whole JSON \(.*char 0'),
-        ('[]', 'is not in COCO format: it lacks annotations, categories, images'),
+        ('[]', 'holds no JSON object: download it again'),
+        ('{}', 'is not in COCO format: it lacks annotations, categories, images'),
         ('{"images": [], "annotations": []}', 'it lacks categories'),
     ],
-    ids=['empty', 'truncated', 'html', 'list', 'keys'],
+    ids=['empty', 'truncated', 'html', 'list', 'object', 'keys'],
 )
 def test_files_that_cannot_be_read(tmp_path, text, message):
     path = tmp_path / 'a.json'
     path.write_text(text)
     with pytest.raises(UserError, match=f'a.json {message}|a.json.*{message}'):
         read_coco(path)
-    path.write_bytes(b'\xff\xfe\x00')
-    with pytest.raises(UserError, match='is not whole JSON'):
-        read_coco(path)
+    for content, message in (
+        (COCO.encode('utf-16'), 'is not UTF-8 text'),
+        (b'[' * 100_000, 'nested too deeply'),
+        (COCO.replace('32.0', '9' * 5000).encode(), 'is not whole JSON'),
+        (COCO.replace('1.png', '\\u0000').encode(), 'null byte or a lone surrogate'),
+        (COCO.replace('cat', '\\ud800').encode(), 'null byte or a lone surrogate'),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=message) as error:
+            read_coco(path)
+        assert '\n' not in str(error.value)
+    path.write_text(COCO, encoding='utf-8-sig')
+    assert read_coco(path) == file_of({})
     path.write_text(COCO)
     assert read_coco(path) == file_of({})
 
@@ -62,15 +73,25 @@ def test_files_that_cannot_be_read(tmp_path, text, message):
             without(file_of({}, {}), 'annotations', 1, 'bbox'),
             r'1 of 2 annotations .* bbox .*annotations\[1\] \(id 11\)',
         ),
-        (without(file_of({}), 'annotations', 0, 'id'), r'no valid id \(a whole number\): annotations\[0\] lacks it'),
+        (
+            without(file_of({}), 'annotations', 0, 'id'),
+            r'no valid id \(a whole number, .*\): annotations\[0\] lacks it',
+        ),
         (without(file_of({}), 'images', 1, 'file_name'), r'1 of 2 images .* file_name .*images\[1\] \(id 2\)'),
         (without(file_of({}), 'annotations', 0, 'iscrowd'), r'iscrowd \(0 or 1\)'),
         (file_of({}, {'id': '12'}), r"annotations\[1\] has '12'"),
+        *[(file_of({}, {'id': number}), 'no valid id') for number in (-1, 2**63, True, 1.0, 10**400)],
+        *[(file_of({}, {'image_id': number}), 'no valid image_id') for number in (-1, 2**63, True, '1')],
+        (file_of({'bbox': [True, 1, 5, 5]}), 'no valid bbox'),
+        (file_of({'area': True}), 'no valid area'),
+        (file_of({}) | {'images': [{'id': 1, 'file_name': 'a', 'height': True, 'width': 5}]}, 'no valid height'),
+        (file_of({}) | {'images': [{'id': 1, 'file_name': 'a', 'height': 2**21, 'width': 5}]}, '1 to 2.20'),
+        (file_of({}) | {'images': [{'id': 1, 'file_name': 'a', 'height': 2**16, 'width': 2**16}]}, 'more than 2.30'),
         (file_of({'bbox': [1, 2, 3]}), r'no valid bbox \(\[x, y, width, height\]\): .* has \[1, 2, 3\]'),
         (file_of({'bbox': [1, 2, 3, None]}), r'has \[1, 2, 3, None\]'),
         (file_of({'bbox': [1, 2, 3, '4']}), 'no valid bbox'),
         (file_of({'area': None}), r'no valid area \(a number\): .* has None'),
-        (file_of({}) | {'images': [{'id': 1, 'file_name': 'a', 'height': 0, 'width': 5}]}, 'height .*at least'),
+        (file_of({}) | {'images': [{'id': 1, 'file_name': 'a', 'height': 0, 'width': 5}]}, 'height .*1 to'),
         (file_of({}) | {'images': {'1': 'a.png'}}, 'images should be a list of objects'),
         (file_of({}) | {'annotations': [5]}, 'annotations should be a list of objects'),
         (file_of({}) | {'images': []}, 'lists no images'),
@@ -110,6 +131,9 @@ FAULTS = [
     ({'bbox': [1, 1, NAN, 5]}, module.NOT_FINITE),
     ({'bbox': [1, 1, INF, 5]}, module.NOT_FINITE),
     ({'bbox': [NAN, 1, 5, 5]}, module.NOT_FINITE),
+    ({'bbox': [1, 1, 10**400, 5]}, module.NOT_FINITE),
+    ({'area': NAN}, module.NOT_FINITE),
+    ({'area': 10**400}, module.NOT_FINITE),
     ({'bbox': [1, 1, 0, 5]}, module.NO_SIZE),
     ({'bbox': [1, 9, 5, -5]}, module.NO_SIZE),
     ({'bbox': [300, 1, 5, 5]}, module.OUTSIDE),
@@ -124,6 +148,8 @@ FAULTS = [
     ({'segmentation': [[1, 1, NAN, 1, 9, 9]]}, module.POLYGON),
     ({'segmentation': [[1, 1, 1e9, 1, 9, 9]]}, module.POLYGON),
     ({'segmentation': [[1, 1, 'a', 1, 9, 9]]}, module.POLYGON),
+    ({'segmentation': [[1, 1, 10**400, 1, 9, 9]]}, module.POLYGON),
+    ({'segmentation': [[True, 1, 9, 1, 9, 9]]}, module.POLYGON),
     ({'segmentation': ['abcdef']}, module.POLYGON),
     ({'segmentation': [1, 1, 9, 1, 9, 9]}, module.POLYGON),
     ({'segmentation': {'size': [20, 30]}}, module.RLE),
@@ -135,6 +161,8 @@ FAULTS = [
     ({'segmentation': {'size': [20, 30], 'counts': [100, -50, 550]}}, module.RLE),
     ({'segmentation': {'size': [20, 30], 'counts': [100, 'a']}}, module.RLE),
     ({'segmentation': {'size': [20, 30], 'counts': [100.5, 499.5]}}, module.RLE),
+    ({'segmentation': {'size': [20.0, 30.0], 'counts': [100, 500]}}, module.RLE),
+    ({'segmentation': {'size': [20, 30], 'counts': [True, 599]}}, module.RLE),
     ({'segmentation': {'size': [30, 20], 'counts': [100, 500]}}, module.RLE),
     ({'segmentation': {'size': [20, 30], 'counts': ''}}, module.RLE),
     ({'segmentation': {'size': [20, 30], 'counts': 'garbage!!'}}, module.RLE),

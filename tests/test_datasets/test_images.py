@@ -4,7 +4,7 @@ import warnings
 import cv2
 import numpy as np
 import pytest
-from mmcv.transforms import LoadImageFromFile
+from mmcv.transforms import LoadImageFromFile, Resize
 from mmengine.dataset import BaseDataset
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -55,7 +55,7 @@ def test_missing_and_empty_files(tmp_path):
         (tmp_path / image['file_name']).write_bytes(b'x')
     require_images(tmp_path, images)
     (tmp_path / '1.png').write_bytes(b'')
-    with pytest.raises(UserError, match='1 of 3 images are empty, the first is .*1.png: get them anew'):
+    with pytest.raises(UserError, match='1 of 3 images are empty, the first is .*1.png: download them again'):
         require_images(tmp_path, images)
     (tmp_path / '2.png').unlink()
     with pytest.raises(UserError, match='1 of 3 images are missing, the first is .*2.png'):
@@ -113,7 +113,7 @@ def test_what_cannot_be_read_is_named(tmp_path, num_workers):
         with pytest.raises(UserError) as error:
             list(name_unreadable(loader_of(path, num_workers=num_workers)))
         message = str(error.value)
-        assert message.startswith(f'cannot read the image {path} (') and message.endswith('get it anew'), message
+        assert message.startswith(f'cannot read the image {path} (') and message.endswith('download it again'), message
         assert '\n' not in message
     if not num_workers:
         assert 'No such file' in message
@@ -124,3 +124,29 @@ def test_files_that_may_be_passed_over_are(tmp_path):
     cv2.imwrite(str(good), PIXELS)
     loader = name_unreadable(loader_of(tmp_path / 'missing.jpg', good, ignore_empty=True))
     assert np.array_equal(next(iter(loader))['img'], PIXELS)
+
+
+def test_an_image_that_is_resized_to_nothing_is_named(tmp_path):
+    cv2.imwrite(str(tmp_path / 'thin.png'), np.zeros((10, 20000, 3), np.uint8))
+    loader = loader_of(tmp_path / 'thin.png')
+    loader.dataset.pipeline.transforms.append(Resize(scale=(64, 64), keep_ratio=True))
+    with pytest.raises(UserError, match='Resize fails on .*thin.png .(cv2.)?error') as error:
+        list(name_unreadable(loader))
+    assert '\n' not in str(error.value)
+
+
+def test_an_image_that_a_few_bytes_blow_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 100)
+    path = tmp_path / 'bomb.png'
+    cv2.imwrite(str(path), PIXELS)
+    said = {'file_name': 'bomb.png', 'height': 4, 'width': 4}
+    for work in (lambda: compare_sizes(tmp_path, [said]), lambda: list(name_unreadable(loader_of(path)))):
+        with pytest.raises(UserError, match='bomb.png: it has over 200 pixels'):
+            work()
+    assert compare_sizes(tmp_path, [{'file_name': 'bomb.png', 'height': 20, 'width': 30}]) is None
+
+
+def test_a_run_without_iterations_is_refused(tmp_path):
+    dataset = loader_of(tmp_path / 'a.png').dataset
+    with pytest.raises(UserError, match='a run of 0 iterations: 1 images make no batch of 8'):
+        name_unreadable(DataLoader(dataset, batch_size=8, drop_last=True))

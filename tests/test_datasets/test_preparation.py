@@ -2,6 +2,8 @@ import contextlib
 import copy
 import io
 import json
+import os
+import pickle
 import shutil
 import sys
 import warnings
@@ -19,6 +21,7 @@ from test_datasets.test_annotations import FAULTS
 from adn_mmdet import UserError
 from adn_mmdet.config import load_config
 from adn_mmdet.datasets.annotations import IGNORED, NO_SIZE, NOT_TRAINED_ON, OUTSIDE
+from adn_mmdet.datasets.pickles import require_plain_pickles
 from adn_mmdet.datasets.preparation import prepare_data
 
 
@@ -82,16 +85,16 @@ def test_whole_data_is_left_as_it_is(cfg):
 
 @pytest.mark.parametrize('changes, reason', FAULTS)
 def test_training_goes_on_without_what_cannot_be_used(cfg, tmp_path, changes, reason):
-    """mmdet's data set then gives what it gives for a file that never had the object."""
+    """mmdet's data set then returns what it returns for a file that never had the object."""
     stock = copy.deepcopy(cfg.train_dataloader.dataset)
     with edited(tmp_path, 'train') as content:
         index = broken(content, changes)
     (message,) = warnings_of(cfg, 'train')
     assert f'1 with {reason} (id 2)' in message and '\n' not in message
     dataset = cfg.train_dataloader.dataset
-    copied = tmp_path / 'run' / 'annotations' / 'train_instances_train.json'
-    assert copied.exists() == (reason not in NOT_TRAINED_ON)
-    assert dataset.ann_file == (str(copied) if copied.exists() else stock.ann_file)
+    copied = list((tmp_path / 'run' / 'annotations').glob('instances_train_*.json'))
+    assert len(copied) == (reason not in NOT_TRAINED_ON)
+    assert dataset.ann_file == (str(copied[0]) if copied else stock.ann_file)
     with edited(tmp_path, 'train') as content:
         del content['annotations'][1]
     for config in (dataset, stock):
@@ -220,7 +223,58 @@ def test_data_sets_inside_wrappers_and_classes_in_a_file(cfg, tmp_path):
         content['annotations'][0]['segmentation'] = []
     assert len(warnings_of(cfg, 'train')) == 1
     first, second = cfg.train_dataloader.dataset.dataset.datasets
-    assert first.ann_file == dataset.ann_file and second.ann_file.endswith('run/annotations/train_instances_val.json')
+    assert first.ann_file == dataset.ann_file and 'run/annotations/instances_val_' in second.ann_file
+
+
+def test_two_files_of_one_name_are_two_copies(cfg, tmp_path):
+    """Each data set reads what is left of its own file."""
+    shutil.copytree(tmp_path / 'data', tmp_path / 'other')
+    for name in ('data', 'other'):
+        path = tmp_path / name / 'annotations' / 'instances_train.json'
+        content = json.loads(path.read_text())
+        content['annotations'][0]['segmentation'] = []
+        content['annotations'] = content['annotations'][: 5 if name == 'data' else 9]
+        path.write_text(json.dumps(content))
+    first, second = (copy.deepcopy(cfg.train_dataloader.dataset) for _ in range(2))
+    second.data_root = f'{tmp_path}/other/'
+    cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[first, second])
+    assert len(warnings_of(cfg, 'train')) == 2
+    files = [dataset.ann_file for dataset in cfg.train_dataloader.dataset.datasets]
+    assert [len(json.loads(open(file).read())['annotations']) for file in files] == [4, 8]
+
+
+def test_a_byte_order_mark_is_left_out(cfg, tmp_path):
+    file = file_of(tmp_path, 'train')
+    expected = [item['inputs'].sum() for item in items(copy.deepcopy(cfg.train_dataloader.dataset))]
+    file.write_text(file.read_text(), encoding='utf-8-sig')
+    assert warnings_of(cfg, 'train') == []
+    assert [item['inputs'].sum() for item in items(cfg.train_dataloader.dataset)] == expected
+
+
+class Crafted:
+    def __init__(self, folder):
+        self.folder = str(folder)
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+@pytest.mark.parametrize('key', ['proposal_file', 'ann_file'])
+def test_a_pickle_runs_nothing(cfg, tmp_path, key):
+    dataset = cfg.train_dataloader.dataset
+    dataset[key] = 'x.pkl'
+    path = tmp_path / 'data' / 'x.pkl'
+    for content in (pickle.dumps([Crafted(tmp_path / 'made')]), b'', b'no pickle'):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=f'{key} .*x.pkl cannot be read, or could run code'):
+            prepare_data(cfg, 'train')
+    assert not (tmp_path / 'made').exists()
+    for protocol in (2, 5):
+        path.write_bytes(pickle.dumps({'a.png': dict(bboxes=np.ones((2, 4)), scores=np.float32(1))}, protocol))
+        require_plain_pickles(dataset)
+    dataset.data_root = 'http://host/'
+    with pytest.raises(UserError, match='download it, and name the local file'):
+        require_plain_pickles(dataset)
 
 
 def test_other_formats_are_not_looked_into(cfg, tmp_path):
