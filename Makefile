@@ -5,6 +5,7 @@ PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 DEMO := work_dirs/demo
 CONFIG := configs/mask_rcnn_r50_adn_shapes.py
+TESTS ?=
 
 .PHONY: setup demo test gpu-check lint clean
 .DELETE_ON_ERROR:
@@ -29,7 +30,7 @@ demo: $(READY)
 	$(PYTHON) tools/report.py $(DEMO) --pictures $(DEMO)/pictures
 
 test: $(READY)
-	$(PYTHON) -m pytest -n 2 --dist loadfile
+	$(PYTHON) -m pytest -n 2 --dist loadfile $(TESTS)
 
 # On a machine with a GPU, in under 10 minutes; ADN_GPU_TESTS=cpu tries the tests without one.
 gpu-check: export ADN_GPU_TESTS ?= cuda

@@ -69,7 +69,8 @@ def require_stack() -> None:
         raise ImportError(f'mmcv has no operators ({error}): run `make setup`, which puts them there') from error
     except ImportError as error:
         raise ImportError(
-            f"mmcv's compiled operators do not fit this torch ({error}): run `make clean setup`, which needs none"
+            f"mmcv's compiled operators do not fit this torch ({error}): "
+            "run `pip cache remove '*mmcv*'; make clean setup`, which needs none"
         ) from error
 
 

@@ -40,7 +40,7 @@ def test_the_diagnosis_names_what_was_found_and_what_to_run(found, message, monk
     [
         ('cv2', ImportError('libGL.so.1: cannot open shared object file'), 'libGL.*opencv-python-headless'),
         ('mmcv._ext', ModuleNotFoundError("No module named 'mmcv._ext'"), 'mmcv has no operators .*run `make setup`'),
-        ('mmcv._ext', ImportError('undefined symbol'), 'do not fit this torch .*run `make clean setup`'),
+        ('mmcv._ext', ImportError('undefined symbol'), 'do not fit this torch .*make clean setup`'),
     ],
     ids=['no libGL', 'no operators', 'built for another torch'],
 )
