@@ -58,6 +58,7 @@ def write_together(contents: Mapping[Any, bytes | None]) -> None:
 
 def _write(contents: Mapping[Any, bytes | None]) -> None:
     partials = {path: partial_path(path) for path, content in contents.items() if content is not None}
+    path = None
     try:
         for path, partial in partials.items():
             with open(partial, 'wb') as file:
@@ -69,10 +70,12 @@ def _write(contents: Mapping[Any, bytes | None]) -> None:
                 os.replace(partials[path], path)
             else:
                 Path(path).unlink(missing_ok=True)
-    except BaseException:  # Ctrl-C as well
+    except BaseException as error:  # Ctrl-C as well
         for partial in partials.values():
             with contextlib.suppress(OSError):
                 os.remove(partial)
+        if isinstance(error, OSError):  # of a full disk it says only that it is full
+            error.filename = os.fspath(path or '')
         raise
 
 

@@ -90,8 +90,8 @@ def checkpoints(number: int, seed: int, folder: Path) -> Outcomes:
 
 ODD_VALUES: list[Any] = [
     None, True, 0, -1, 1, 2.5, 38.3, 10**18, 10**400, 1e300, -1e-300, math.nan, math.inf, -math.inf, '', 'x', 'FFFF',
-    'ffff', 'T' * 99, '\0', '\ud800', '[/x]', '[red]', 'a|b', '$\\frac{$', 'line\nline', '\x1b[2J', '名前', 'n' * 10_000,
-    [], {}, [[]], [None], {'': None}, [[[[[[]]]]]], ['circle'], [64, 64], [-64, 64], {'skip': 'TTTT'},
+    'ffff', 'T' * 99, '\0', '\ud800', '[/x]', '[red]', 'a|b', '$\\frac{$', 'line\nline', '\x1b[2J', '名前',
+    'n' * 10_000, [], {}, [[]], [None], {'': None}, [[[[[[]]]]]], ['circle'], [64, 64], [-64, 64], {'skip': 'TTTT'},
 ]  # fmt: skip
 
 

@@ -22,13 +22,14 @@ def fails_to_write(path, content, monkeypatch, where, error):
     def fail(*arguments):
         raise error
 
-    with monkeypatch.context() as patch, pytest.raises(type(error)):
+    with monkeypatch.context() as patch, pytest.raises(type(error)) as caught:
         patch.setattr(os, where, fail)
         write_atomically(path, content)
+    assert getattr(caught.value, 'filename', str(path)) == str(path)  # not that of the part
 
 
 @pytest.mark.parametrize('where', ['fsync', 'replace'])
-@pytest.mark.parametrize('error', [OSError(28, 'No space left on device'), KeyboardInterrupt()])
+@pytest.mark.parametrize('error', [OSError(28, 'No space left on device'), KeyboardInterrupt()], ids=['full', 'Ctrl-C'])
 def test_a_write_that_fails_leaves_what_was_there_and_nothing_beside_it(tmp_path, monkeypatch, where, error):
     write_atomically(tmp_path / 'file', b'old')
     fails_to_write(tmp_path / 'file', b'new', monkeypatch, where, error)

@@ -158,7 +158,7 @@ def add_row(work_dir: PathLike, run: dict[str, Any], row: Row) -> list[Row]:
     """
     path = Path(work_dir) / FILE_NAME
     row = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
-    with locked(path):
+    with locked(path, seconds=600):  # nobody takes long, but a row has
         mine, others = _held(path, run)
         rows = sorted([*(held for held in mine if held['skip'] != row['skip']), row], key=lambda row: row['skip'] or '')
         write_json(path, {'schema': SCHEMA, 'run': run, 'rows': rows, **({'other_runs': others} if others else {})})
