@@ -123,7 +123,11 @@ def kill_once(template: Path, folder: Path, job: Job, seconds: float) -> bool:
 def leftovers(folder: Path, before: set[Path]) -> list[Path]:
     """What no run that ends by itself leaves: files that are half-written, and folders for them."""
     there = {path.relative_to(folder) for path in folder.rglob('*')}
-    return [path for path in there - before if '.partial' in path.name or path.name.startswith('.')]
+    return [
+        path
+        for path in there - before
+        if path.name.endswith('.partial') or (path.name.startswith('.') and path.suffix != '.lock')
+    ]
 
 
 def make_template(folder: Path) -> Path:
