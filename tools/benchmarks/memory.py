@@ -1,9 +1,10 @@
-"""How much memory a training step holds for its backward, on any device."""
+"""How much memory a training step takes: what it holds for its backward, on any device, and all of it on a GPU."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -35,3 +36,13 @@ def peak_saved_bytes(step: Callable[[], object], model: nn.Module) -> int:
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         step()
     return peak
+
+
+def peak_gpu_bytes(step: Callable[[], object]) -> int:
+    """The most bytes of a GPU that a step takes beyond what was there before it, such as the weights of all nets."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before

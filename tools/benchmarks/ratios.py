@@ -19,7 +19,9 @@ def report_ratios(settings: Mapping[str, Any], timings: Timings) -> dict[str, An
     seconds, ratios = timings
     height, width = settings['shape']
     title = f'{settings["batch_size"]}×3×{height}×{width}, {DEVICE}, {torch.get_num_threads()} threads, '
-    table = Table(title=title + f'medians of {settings["rounds"]} interleaved rounds')
+    peak = torch.cuda.max_memory_allocated() / 2**20 if DEVICE == 'cuda' else None  # all nets are there together
+    caption = f'peak memory of the GPU: {peak:.0f} MiB' if peak else None
+    table = Table(title=title + f'medians of {settings["rounds"]} interleaved rounds', caption=caption)
     table.add_column('what')
     table.add_column('ms', justify='right')
     table.add_column('ratio', justify='right')
@@ -28,5 +30,5 @@ def report_ratios(settings: Mapping[str, Any], timings: Timings) -> dict[str, An
     for name, value in ratios.items():
         table.add_row(name, '', f'{value:.3f}')
     Console(file=sys.stdout).print(table)
-    run = dict(settings, device=DEVICE, threads=torch.get_num_threads(), torch=torch.__version__)
+    run = dict(settings, device=DEVICE, threads=torch.get_num_threads(), torch=torch.__version__, peak_mib=peak)
     return dict(run=run, seconds=seconds, ratios=ratios)

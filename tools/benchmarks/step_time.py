@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from benchmarks.memory import peak_saved_bytes
+from benchmarks.memory import peak_gpu_bytes, peak_saved_bytes
 from benchmarks.ratios import DEVICE, Timings
 from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS
@@ -44,7 +44,7 @@ class TrainingStep:
 
 
 def time_training(cfg: Config, shape: tuple[int, int], batch_size: int, rounds: int) -> Timings:
-    """Seconds of a step of each net, and the ratios of ADN's time and of what it holds for its backward.
+    """Seconds of a step of each net, and the ratios of ADN's time and memory: held for the backward; on a GPU all of it.
 
     Args:
         cfg: the config of an any-depth detector.
@@ -61,6 +61,9 @@ def time_training(cfg: Config, shape: tuple[int, int], batch_size: int, rounds: 
     adn = [name for name in steps if name not in (SUPER_NET, BASE_NET)]
     ratios = {f'time: {name} / both individual nets': seconds[name] / both for name in adn}
     ratios |= {f'held activations: {name} / {SUPER_NET}': steps[name].peak_saved_bytes() / alone for name in adn}
+    if DEVICE == 'cuda':
+        whole = peak_gpu_bytes(steps[SUPER_NET])
+        ratios |= {f'peak memory: {name} / {SUPER_NET}': peak_gpu_bytes(steps[name]) / whole for name in adn}
     return seconds, ratios
 
 
