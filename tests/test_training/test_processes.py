@@ -121,17 +121,21 @@ def test_one_training_a_folder(tmp_path, monkeypatch):
 
 
 def wait_for_ever(folder):
-    toy_train(folder, hooks=[at(3, lambda *_: time.sleep(600))], by_epoch=False)
+    cfg = toy_config(folder, hooks=[at(3, lambda *_: time.sleep(600))])
+    cfg.train_dataloader.num_workers = 2
+    train(cfg)
 
 
 def test_a_killed_owner_leaves_no_lock(tmp_path, monkeypatch):
+    """Its workers hold it for some seconds, which the next training waits for."""
     process = PROCESSES.Process(target=wait_for_ever, args=(tmp_path,))
     process.start()
     while not any(tmp_path.glob('*/vis_data/scalars.json')):
         time.sleep(0.05)
-    monkeypatch.setattr(lock, 'SECONDS', 0.1)
-    with pytest.raises(UserError, match=f'in use by process {process.pid} on '):
-        toy_train(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(lock, 'SECONDS', 0.1)
+        with pytest.raises(UserError, match=f'in use by process {process.pid} on '):
+            toy_train(tmp_path)
     process.kill()
     process.join()
     toy_train(tmp_path)
