@@ -154,8 +154,9 @@ def require_writable(folder: str | os.PathLike[str]) -> None:
     """
     try:
         os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))  # a full disk takes empty files
+            file.flush()
     except OSError as error:
         raise UserError(f'cannot write to {folder} ({error.strerror}): give another folder') from error
 

@@ -43,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg = run_config(args, 'test_dataloader', 'test_evaluator', 'test_cfg')
     if args.show or args.show_dir:
         args.show_dir = args.show_dir and os.path.abspath(args.show_dir)  # else mmdet nests it in the work folder
+        if not cfg.setdefault('default_hooks', {}).get('visualization'):
+            cfg.default_hooks.visualization = dict(type='DetVisualizationHook')
         cfg = trigger_visualization_hook(cfg, args)
     evaluate_sub_nets(
         cfg,

@@ -30,6 +30,7 @@ from .annotations import (
     summarise,
 )
 from .images import compare_sizes, require_images
+from .parsed import hold
 from .pickles import require_plain_pickles
 
 
@@ -151,6 +152,7 @@ def _check_split(cfg: Config, split: _Split) -> dict[Path, str]:
             copies[path] = _write_copy(cfg, path.stem, content | {'annotations': kept})
             message += f'. The rest is in {copies[path]}'
         _warn(message if faults else None)
+        hold(copies.get(path, path), content | {'annotations': kept} if path in copies else content)
     return copies
 
 

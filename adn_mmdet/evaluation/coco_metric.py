@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import tempfile
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from mmengine.registry import METRICS
 from pycocotools import mask as coco_mask
 from terminaltables import AsciiTable
 
+from ..datasets.parsed import read_annotations
 from ..errors import UserError
 
 AP_AT = 100  # detections an image for the overall AP, as COCO defines it
@@ -48,7 +50,11 @@ class ExactCocoMetric(CocoMetric):
     img_ids: list[int] | None
 
     def __init__(self, ann_file: str | None = None, **kwargs: Any) -> None:
-        super().__init__(ann_file, **kwargs)
+        # A local file is read here, since it may have been read before.
+        is_local = ann_file is not None and os.path.isfile(ann_file) and not kwargs.get('sort_categories')
+        super().__init__(None if is_local else ann_file, **kwargs)
+        if ann_file is not None and is_local:
+            self._coco_api = read_annotations(ann_file)
         self.iou_thrs = np.atleast_1d(self.iou_thrs).astype(float)
         if 'proposal_fast' in self.metrics:
             raise UserError("proposal_fast is mmdet's own count, which takes images for sorted: use proposal")

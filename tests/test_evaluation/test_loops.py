@@ -1,6 +1,7 @@
 import copy
 import json
 import math
+import tempfile
 from unittest.mock import MagicMock
 
 import pytest
@@ -51,7 +52,7 @@ class Batches(list):
 
 def loop_of(model, skips=None, loop=SubNetValLoop):
     """A loop over two batches, and its runner."""
-    runner = MagicMock(model=model, hooks=[])
+    runner = MagicMock(model=model, hooks=[], work_dir=tempfile.gettempdir())
     return loop(runner, Batches(), Evaluator([Depths(find_backbone(model))]), skips=skips), runner
 
 
@@ -110,7 +111,9 @@ def test_predictions_are_those_of_separate_runs(detector, amp):
         keep_boxes_exact(net, torch.device(get_device()))
     batches, preprocessed = Batches(), []
     net.data_preprocessor.register_forward_hook(lambda *_: preprocessed.append(1))
-    loop = SubNetTestLoop(MagicMock(model=net, hooks=[]), batches, Evaluator([Keep()]), fp16=amp)
+    loop = SubNetTestLoop(
+        MagicMock(model=net, hooks=[], work_dir=tempfile.gettempdir()), batches, Evaluator([Keep()]), fp16=amp
+    )
     metrics = loop.run()
     assert len(preprocessed) == len(batches)
     scores = set()

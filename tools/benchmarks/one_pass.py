@@ -19,7 +19,7 @@ from adn_mmdet.backbones.sharing import sharing
 from adn_mmdet.checkpoints import estimate_statistics, load_for_testing
 from adn_mmdet.cost.images import TimedImages, find_images
 from adn_mmdet.cost.timing import interleaved_medians
-from adn_mmdet.evaluation.shared_calls import preprocessed_once
+from adn_mmdet.evaluation.loops import preprocessed_once
 from adn_mmdet.skip_config import SkipConfig
 
 BACKBONE, DETECTOR = 'backbone', 'detector'

@@ -1,4 +1,4 @@
-"""Test runs of several depths through tools/test.py."""
+"""Test runs through tools/test.py."""
 
 import builtins
 import json
@@ -13,7 +13,7 @@ from conftest import DEMO_CONFIG
 from tiny import load_tool
 
 from adn_mmdet import ExactCocoMetric
-from adn_mmdet.evaluation.sub_nets import SubNetLoop
+from adn_mmdet.evaluation.loops import SubNetLoop
 
 CODES = ['FFFF', 'TTFF', 'TTTT']
 ALL = ','.join(CODES)
