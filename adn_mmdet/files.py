@@ -80,13 +80,9 @@ def _write(contents: Mapping[Any, bytes | None]) -> None:
 
 
 def json_bytes(content: Any) -> bytes:
-    """JSON that every reader understands: UTF-8, without NaN or Infinity.
-
-    Raises:
-        ValueError: a number is not finite, which only a bug lets through.
-    """
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    return (text + '\n').encode('utf-8', 'replace')
+    """JSON that every reader understands: UTF-8, and null for NaN and Infinity, which JSON lacks."""
+    content = json.loads(json.dumps(content), parse_constant=lambda name: None)
+    return (json.dumps(content, indent=2, ensure_ascii=False) + '\n').encode('utf-8', 'replace')
 
 
 def write_json(path: PathLike, content: Any) -> None:
