@@ -13,7 +13,7 @@ from adn_mmdet.datasets import CLASSES, make_shapes
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument('out_dir', help='folder to write to, for example data/shapes')
+    parser.add_argument('out_dir', help='an empty or new folder, or one of an earlier set, such as data/shapes')
     parser.add_argument('--num-train', type=int, default=600, help='training images')
     parser.add_argument('--num-val', type=int, default=60, help='validation images')
     parser.add_argument('--image-size', type=int, default=192, help='height and width in pixels')

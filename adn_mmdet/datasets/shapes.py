@@ -7,6 +7,8 @@ background; one image in 16 holds none. A mask is the visible part of its shape 
 import colorsys
 import json
 import os
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,15 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from ..errors import UserError
+from ..files import PARTIAL, left_partials, partial_path, read_json, write_atomically
 
 CLASSES: tuple[str, ...] = ('circle', 'rectangle', 'triangle')
 
 SPLITS = ('train', 'val')
+FOLDERS = (*SPLITS, 'annotations')  # the last one is written last: a set that has it is whole
+FRESH = 'shapes'  # how the name of a folder begins in which a set is made
+UNFINISHED = re.compile(rf'{FRESH}\.[^/]*{re.escape(PARTIAL)}(/|$)')
+NAME = re.compile(r'annotations/instances_(train|val)\.json|(train|val)/\d{6,}\.png')
 MIN_IMAGE_SIZE = 32
 MAX_SHAPES = 4
 EMPTY_EVERY = 16
@@ -40,9 +47,9 @@ def make_shapes(
 ) -> Path:
     """Write the data set in COCO's layout, unless the folder holds the very same set already.
 
-    The files are ``annotations/instances_{train,val}.json`` and ``{train,val}/000001.png`` and so
-    on. An image depends on its split, its number, its size and the seed only. A generated set with
-    other arguments, or one that was cut off, is replaced.
+    The files are ``annotations/instances_{train,val}.json`` and ``{train,val}/000001.png`` and so on. An image depends
+    on its split, its number, its size and the seed only. A generated set with other arguments, or one that was cut off,
+    is replaced, once the new one is whole; nothing else in a folder is ever replaced or removed.
 
     Args:
         out_dir: the folder to write to; it is made if need be.
@@ -55,31 +62,66 @@ def make_shapes(
         ``out_dir``.
 
     Raises:
-        UserError: a ValueError, if a number is too small or the folder holds someone else's
-            annotations under these names.
+        UserError: a ValueError, if a number is too small or the folder holds anything that this function did not make.
+        OSError: a file cannot be written; what was there is as it was.
     """
     info = _make_info(num_train=num_train, num_val=num_val, image_size=image_size, seed=seed)
     out_dir = Path(out_dir)
-    json_paths = [out_dir / 'annotations' / f'instances_{split}.json' for split in SPLITS]
-    held = [_read_held(path) for path in json_paths]
-    held_images = [
-        out_dir / split / image['file_name']
-        for split, content in zip(SPLITS, held)
-        for image in content.get('images', ())
-    ]
-    is_same = all(content.get('info') == info for content in held)
-    if is_same and all(path.exists() for path in held_images):
+    held = _held_files(out_dir)
+    is_same = all(_read_info(path) == info for path in _json_paths(out_dir))
+    if is_same and len(held) == num_train + num_val + len(SPLITS):
         return out_dir
 
-    for path in (*json_paths, *held_images):
-        path.unlink(missing_ok=True)
-    contents = [
-        {'info': info, **_write_images(out_dir / split, count, image_size, (seed, split_index))}
-        for split_index, (split, count) in enumerate(zip(SPLITS, (num_train, num_val)))
-    ]
-    for path, content in zip(json_paths, contents):
-        _write_json(path, content)
+    for left in left_partials(out_dir, f'{FRESH}.*'):
+        shutil.rmtree(left, ignore_errors=True)
+    fresh = partial_path(out_dir / FRESH)
+    try:
+        for split_index, (split, count) in enumerate(zip(SPLITS, (num_train, num_val))):
+            images = _write_images(fresh / split, count, image_size, (seed, split_index))
+            _write_json(fresh / 'annotations' / f'instances_{split}.json', {'info': info, **images})
+        if not any(path.exists() for path in _json_paths(out_dir)):  # pictures alone: of a run that was cut off?
+            _require_equal(out_dir, fresh, held)
+        for name in FOLDERS:
+            shutil.rmtree(out_dir / name, ignore_errors=True)
+            os.replace(fresh / name, out_dir / name)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
     return out_dir
+
+
+def _json_paths(out_dir: Path) -> list[Path]:
+    return [out_dir / 'annotations' / f'instances_{split}.json' for split in SPLITS]
+
+
+def _held_files(out_dir: Path) -> list[Path]:
+    """The files that are there of a set, by their names.
+
+    Raises:
+        UserError: there are others, or links.
+    """
+    held: list[Path] = []
+    if not out_dir.exists():
+        return held
+    for path in sorted(out_dir.rglob('*')):
+        name = path.relative_to(out_dir).as_posix()
+        if UNFINISHED.match(name):
+            continue
+        if path.is_symlink() or not (path.is_dir() if name in FOLDERS else NAME.fullmatch(name)):
+            raise UserError(f'{path} is not of a generated set and is left alone: give another folder')
+        if path.is_file():
+            held.append(path)
+    for path in _json_paths(out_dir):
+        if path.exists() and (_read_info(path) or {}).get('description') != DESCRIPTION:
+            raise UserError(f'{path} is not of a generated set and is left alone: give another folder')
+    return held
+
+
+def _require_equal(out_dir: Path, fresh: Path, held: list[Path]) -> None:
+    """Make sure that pictures are those that were made anew."""
+    for path in held:
+        made = fresh / path.relative_to(out_dir)
+        if not made.exists() or made.read_bytes() != path.read_bytes():
+            raise UserError(f'{path} is not of a generated set and is left alone: give another folder')
 
 
 def _make_info(**parameters: int) -> dict[str, Any]:
@@ -92,26 +134,18 @@ def _make_info(**parameters: int) -> dict[str, Any]:
     return {'description': DESCRIPTION, 'version': '1', 'parameters': parameters}
 
 
-def _read_held(path: Path) -> dict[str, Any]:
-    """Read an annotation file of an earlier run; the result is empty where there is none."""
-    if not path.exists():
-        return {}
+def _read_info(path: Path) -> dict[str, Any] | None:
+    """What an annotation file says of itself; None where there is no such file, or it says nothing."""
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-        is_generated = content['info']['description'] == DESCRIPTION
-    except (ValueError, KeyError, TypeError):
-        is_generated = False
-    if not is_generated:
-        raise UserError(f'{path} is not of a generated set and is left alone: give another folder')
-    return content
+        info = read_json(path, '').get('info')
+    except UserError:
+        return None
+    return info if isinstance(info, dict) else None
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a file that is either whole or not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial_path = path.with_suffix('.part')
-    partial_path.write_text(json.dumps(content) + '\n', encoding='utf-8')
-    os.replace(partial_path, path)
+    write_atomically(path, (json.dumps(content) + '\n').encode())
 
 
 def _write_images(split_dir: Path, count: int, image_size: int, seeds: tuple[int, int]) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import math
+import pprint
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +13,13 @@ from mmengine.config import Config
 from mmengine.registry import Registry, root
 from torch import nn
 
-HERE = '{{ fileDirname }}'  # mmengine puts the config's own folder there when it reads the file
+HERE = '<the folder of the config>'  # stands for it in a value
+# mmengine's own {{ fileDirname }} is pasted into the text as it is, where a quote or a backslash breaks it.
+# mmengine takes an import of anything that is not built into Python for its other kind of config.
+PREAMBLE = """import sys
+
+__here = sys.modules['os'].path.dirname(sys._getframe().f_code.co_filename)
+"""
 PACKAGE = __name__.partition('.')[0]
 
 
@@ -28,14 +36,14 @@ def stock_config(cfg: Config, stage_blocks: Sequence[int], fused: bool) -> Confi
         ``ResNet`` cannot be told to build comes from the ``hubconf.py`` that has to lie beside the config.
     """
     own = own_types()
-    # Variables from which configs/ compose the backbone have served.
-    served = [
+    # What configs/ compose the backbone of is in it by now.
+    variables = [
         key
         for key, value in cfg.items()
         if isinstance(value, dict) and issubclass(own.get(_name(value), object), nn.Module)
     ]
     content = _without_package(cfg.to_dict(), own)
-    for key in ('work_dir', *served):  # the folder was that of another run
+    for key in ('work_dir', *variables):  # the folder was that of another run
         content.pop(key, None)
     content['resume'] = False
     backbone = content['model']['backbone']
@@ -55,6 +63,40 @@ def stock_config(cfg: Config, stage_blocks: Sequence[int], fused: bool) -> Confi
     else:
         content.pop('custom_imports', None)
     return Config(content)
+
+
+def config_text(cfg: Config, title: str, folder: str | None = None) -> str:
+    """Write a config as a Python file that is read as the same values, whatever letters they hold.
+
+    Args:
+        cfg: its values are plain ones, or classes.
+        title: a comment for its first line.
+        folder: what :data:`HERE` stands for; None finds it when the file is read.
+    """
+    here = '__here' if folder is None else repr(folder)
+    lines = (
+        f'{key} = {pprint.pformat(_exact(value, here), width=110, sort_dicts=False)}' for key, value in cfg.items()
+    )
+    return '\n'.join([f'# {" ".join(title.split())}', '' if folder else PREAMBLE, *lines, ''])
+
+
+class _Code(str):
+    """An expression, in the place of the value that it has."""
+
+    __repr__ = str.__str__
+
+
+def _exact(value: Any, here: str) -> Any:
+    """A value whose ``repr`` is read as the value."""
+    if isinstance(value, dict):
+        return {key: _exact(entry, here) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_exact(entry, here) for entry in value)
+    if isinstance(value, str) and value.startswith(HERE):
+        return _Code(f'{here} + {value[len(HERE) :]!r}')
+    if isinstance(value, float) and not math.isfinite(value):
+        return _Code(f"float('{value}')")
+    return f'{value.__module__}.{value.__qualname__}' if isinstance(value, type) else value
 
 
 def own_types() -> dict[str, type]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import glob
 import io
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,10 @@ from ..checkpoints.norms import load_norms
 from ..checkpoints.safe_loading import load_from_local
 from ..config import coco_dataset, require_writable
 from ..errors import UserError
-from ..files import file_sha256, write_atomically
+from ..files import file_sha256, left_partials, partial_path, write_atomically
 from ..skip_config import SkipConfig
 from .graphs import require_graph, to_exported_program, to_onnx
-from .stock_config import HERE, stock_config
+from .stock_config import HERE, config_text, stock_config
 
 HUBCONF = Path(__file__).with_name('hubconf.py')
 
@@ -82,10 +84,10 @@ def export_sub_net(
     name = f'{Path(cfg.filename).stem}_{code}' + '_fused' * fuse
     plain_cfg, plain = plain_detector(cfg, detector, code, fuse)
     plain_cfg.load_from = f'{HERE}/{name}.pth'  # where a training goes on
-    text = f'# Sub-network {code} of {Path(cfg.filename).name}, for mmdet alone.\n{plain_cfg.pretty_text}'
+    title = f'Sub-network {code} of {Path(cfg.filename).name}, for mmdet alone.'
     meta = {
         'dataset_meta': (content.get('meta') or {}).get('dataset_meta') or _dataset_meta(cfg),
-        'cfg': text.replace(HERE, str(folder)),  # for DetInferencer(weights=…) without a config
+        'cfg': config_text(plain_cfg, title, str(folder)),  # for DetInferencer(weights=…) without a config
         'mmengine_version': mmengine.__version__,
     }
     files = {f'{name}.pth': _save({'meta': meta, 'state_dict': plain.state_dict()})}
@@ -95,7 +97,7 @@ def export_sub_net(
         files[f'{name}.onnx'] = to_onnx(plain)
     if torch_export:
         files[f'{name}.pt2'] = to_exported_program(plain)
-    files[f'{name}.py'] = text.encode()
+    files[f'{name}.py'] = config_text(plain_cfg, title).encode()
     return _write(folder, files)
 
 
@@ -166,14 +168,19 @@ def _save(checkpoint: dict[str, Any]) -> bytes:
 
 
 def _write(folder: Path, files: dict[str, bytes]) -> list[Path]:
-    """Write all of the files, or none."""
-    paths = [folder / name for name in files]
+    """Write all of the files, or none: to a folder beside, which takes its place when it is whole."""
+    for left in left_partials(folder.parent, f'{glob.escape(folder.name)}.*'):  # of an export that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    partial = partial_path(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for path, content in zip(paths, files.values()):
-            write_atomically(path, content)
+        partial.mkdir(parents=True)
+        for name, content in files.items():
+            write_atomically(partial / name, content)
+        if folder.is_dir():
+            folder.rmdir()
+        partial.rename(folder)
     except OSError as error:
-        for path in paths:
-            path.unlink(missing_ok=True)
         raise UserError(f'cannot write to {folder} ({error.strerror}): give another folder') from error
-    return paths
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return [folder / name for name in files]

@@ -13,6 +13,7 @@ from pycocotools.coco import COCO
 from tiny import load_tool
 
 from adn_mmdet.datasets.shapes import CLASSES, MIN_VISIBLE_AREA, make_shapes
+from adn_mmdet.files import _host
 
 SMALL = {'num_train': 6, 'num_val': 3, 'image_size': 48}
 NUM_TRAIN, NUM_VAL = 64, 32
@@ -159,12 +160,63 @@ def test_cut_off_set_is_completed(tmp_path: Path, missing: Sequence[str]) -> Non
     assert _files(make_shapes(tmp_path, **SMALL)) == whole
 
 
-def test_failed_run_leaves_no_annotations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_shapes(tmp_path, **SMALL)
+def test_failed_run_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = _files(make_shapes(tmp_path, **SMALL))
     monkeypatch.setattr(cv2, 'imwrite', lambda *_: False)
     with pytest.raises(OSError, match=r'000001\.png could not be written'):
         make_shapes(tmp_path, **SMALL, seed=1)
-    assert not list((tmp_path / 'annotations').iterdir())
+    assert _files(tmp_path) == whole
+
+
+def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
+    whole = _files(make_shapes(tmp_path / 'whole', **SMALL))
+    left = tmp_path / 'cut' / f'shapes.{_host()}-999999999-0123.partial' / 'train'
+    left.mkdir(parents=True)
+    (left / '000001.png').write_bytes(b'half')
+    assert _files(make_shapes(tmp_path / 'cut', **SMALL)) == whole
+
+
+def test_names_in_an_annotation_file_are_not_followed(tmp_path: Path) -> None:
+    """A crafted file of an earlier set once made the script delete what its names pointed to."""
+    precious = tmp_path / 'precious.png'
+    precious.write_bytes(b'kept')
+    out_dir = make_shapes(tmp_path / 'set', **SMALL)
+    content = _read(out_dir, 'train')
+    content['images'][0]['file_name'] = str(precious)
+    content['images'][1]['file_name'] = '../../precious.png'
+    _json_path(out_dir, 'train').write_text(json.dumps(content))
+    make_shapes(out_dir, **SMALL, seed=1)
+    assert precious.read_bytes() == b'kept'
+
+
+@pytest.mark.parametrize(
+    ('name', 'is_ours'),
+    [
+        ('train/000001.png', False),
+        ('train/cat.png', False),
+        ('train/cat.png', True),
+        ('a.txt', True),
+        ('val/a/b', True),
+    ],
+)
+def test_files_of_others_are_left_alone(tmp_path: Path, name: str, is_ours: bool) -> None:
+    if is_ours:
+        make_shapes(tmp_path, **SMALL)
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b'mine')
+    before = _files(tmp_path)
+    with pytest.raises(ValueError, match='is not of a generated set and is left alone: give another folder'):
+        make_shapes(tmp_path, **SMALL, seed=1)
+    assert _files(tmp_path) == before
+
+
+def test_links_are_not_followed(tmp_path: Path) -> None:
+    (tmp_path / 'elsewhere').mkdir()
+    (tmp_path / 'set').mkdir()
+    (tmp_path / 'set' / 'train').symlink_to(tmp_path / 'elsewhere')
+    with pytest.raises(ValueError, match='set/train is not of a generated set'):
+        make_shapes(tmp_path / 'set', **SMALL)
 
 
 @pytest.mark.parametrize('content', ['{"info": {"description": "mine"}}', '[]', 'not JSON'])

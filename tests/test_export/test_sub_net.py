@@ -19,7 +19,7 @@ from adn_mmdet.cost.macs import count_costs
 from adn_mmdet.export import sub_net as export
 from adn_mmdet.export.stock_config import own_types
 from adn_mmdet.export.sub_net import export_sub_net, plain_detector
-from adn_mmdet.files import file_sha256
+from adn_mmdet.files import _host, file_sha256
 
 CODES = SkipConfig.all(4)
 KEYS = ('bboxes', 'scores', 'labels')
@@ -276,5 +276,37 @@ def test_a_full_disk_leaves_no_part(main, saved, capsys, monkeypatch):
 
     monkeypatch.setattr(export, 'write_atomically', write)
     argv = [str(saved / 'tiny.py'), str(saved / 'weights.pth'), str(saved / 'out'), '--skip', 'TTTT']
+    before = sorted(saved.iterdir())
     fails(main, argv, capsys, 'No space left on device')
-    assert not list((saved / 'out').iterdir())
+    assert sorted(saved.iterdir()) == before
+
+
+def test_what_a_killed_export_left_is_removed(saved):
+    left = saved / f'out.{_host()}-999999999-0123.partial'
+    left.mkdir()
+    (left / 'half.pth').write_bytes(b'half')
+    (saved / 'out').mkdir()
+    files = export_sub_net(Config.fromfile(saved / 'tiny.py'), saved / 'weights.pth', 'TTTT', saved / 'out')
+    assert sorted((saved / 'out').iterdir()) == sorted(files)
+    assert sorted(path.name for path in saved.iterdir()) == ['out', 'tiny.py', 'weights.pth']
+
+
+ODD = """it's "odd" \\ {{ fileDirname }} \\n é"""
+
+
+def test_a_config_is_read_as_it_was_whatever_its_letters(saved):
+    cfg = Config.fromfile(saved / 'tiny.py')
+    cfg.test_dataloader.dataset.update(metainfo=dict(classes=(ODD, 'b')), data_root=ODD)
+    cfg.custom = {ODD: [ODD, float('inf'), None], 'kind': Path, 'more': ({'a': (1,)},)}
+    out = saved / """it's an "odd" \\ folder"""
+    files = export_sub_net(cfg, saved / 'weights.pth', 'TTTT', out)
+    read = Config.fromfile(files[-1], use_predefined_variables=False)
+    assert read.test_dataloader.dataset.metainfo.classes == (ODD, 'b') and read.test_dataloader.dataset.data_root == ODD
+    assert read.custom == {ODD: [ODD, float('inf'), None], 'kind': 'pathlib.Path', 'more': ({'a': (1,)},)}
+    assert read.load_from == str(files[0]) and read.model.backbone.repo_or_dir == str(out)
+    moved = out.rename(saved / "moved'")
+    read = Config.fromfile(moved / files[-1].name)
+    assert read.load_from == str(moved / files[0].name)
+    assert build(read).backbone.arch_settings
+    text = torch.load(moved / files[0].name)['meta']['cfg']
+    assert Config.fromstring(text, '.py').model.backbone.repo_or_dir == str(out)
