@@ -77,7 +77,8 @@ def config_text(cfg: Config, title: str, folder: str | None = None) -> str:
     lines = (
         f'{key} = {pprint.pformat(_exact(value, here), width=110, sort_dicts=False)}' for key, value in cfg.items()
     )
-    return '\n'.join([f'# {" ".join(title.split())}', '' if folder else PREAMBLE, *lines, ''])
+    text = '\n'.join([f'# {" ".join(title.split())}', '' if folder else PREAMBLE, *lines, ''])
+    return text.replace('{{', r'{\x7b')  # so that mmengine puts nothing there; two of them are in texts alone
 
 
 class _Code(str):

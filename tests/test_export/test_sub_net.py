@@ -15,6 +15,7 @@ from tiny import batch, build, load_tool, tiny_config
 
 from adn_mmdet import SkipConfig, UserError
 from adn_mmdet.checkpoints import load_from_local
+from adn_mmdet.checkpoints.norms import norms_at
 from adn_mmdet.cost.macs import count_costs
 from adn_mmdet.export import sub_net as export
 from adn_mmdet.export.stock_config import own_types
@@ -25,7 +26,7 @@ CODES = SkipConfig.all(4)
 KEYS = ('bboxes', 'scores', 'labels')
 # Runs where adn_mmdet cannot be imported, and from another folder than that of the exported files.
 WITHOUT_PACKAGE = """
-import pickle, runpy, sys, torch
+import mmcv._ext, pickle, runpy, sys, torch  # the operators here are this package's; elsewhere mmcv has its own
 class Blocker:
     def find_spec(self, name, path=None, target=None):
         if name.split('.')[0] == 'adn_mmdet':
@@ -191,7 +192,11 @@ def test_recalibrated_norms_are_baked_in_and_the_folder_may_move(saved):
     detector = build(cfg).eval()
     detector.backbone.set_skip('TTTF')
     content = {'skip': 'TTTF', 'checkpoint_sha256': file_sha256(checkpoint), 'num_images': 1}
-    statistics = {'backbone.layer1.0.bn2_skip.running_mean': torch.rand(8), 'backbone.bn1.running_var': torch.rand(8)}
+    statistics = {
+        f'{name}.{kind}': torch.rand_like(getattr(norm, kind))
+        for name, norm in norms_at(detector, 'TTTF').items()
+        for kind in ('running_mean', 'running_var')
+    }
     torch.save({**content, 'statistics': statistics}, norms)
     files = export_sub_net(cfg, checkpoint, 'TTTF', saved / 'out', norms=norms)
     moved = files[0].parent.rename(saved / 'moved')
