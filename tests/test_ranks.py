@@ -1,6 +1,7 @@
 """Ranks that do one thing for all, and start as mmengine's do."""
 
 import copy
+import importlib
 import json
 import os
 import warnings
@@ -13,6 +14,7 @@ from conftest import DEMO_CONFIG
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from processes import outcome, two_ranks
+from tiny import load_tool
 
 from adn_mmdet import UserError, ranks
 from adn_mmdet.datasets.preparation import prepare_data
@@ -111,3 +113,15 @@ def test_a_launcher_that_did_not_start_this(monkeypatch, launcher, starter):
         monkeypatch.delenv(variable, raising=False)
     with pytest.raises(UserError, match=f'--launcher {launcher}: .* is not set, .*{starter}'):
         join_ranks(Config(dict(launcher=launcher)))
+
+
+@pytest.mark.parametrize('end', [UserError('no'), RuntimeError('no'), SystemExit(75), KeyboardInterrupt(), None])
+def test_scripts_leave_the_group_however_they_end(end):
+    def main(argv):
+        dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)
+        if end:
+            raise end
+
+    load_tool('train')  # puts tools/ on the path
+    outcome(importlib.import_module('_command').command(main))
+    assert not dist.is_initialized()

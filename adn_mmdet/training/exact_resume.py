@@ -97,7 +97,11 @@ class ExactResumeHook(Hook):
         loop, restore = runner.train_loop, lambda: set_random_state(saved['random'])
         restore()
         if isinstance(loop, IterBasedTrainLoop):
-            loop.dataloader_iterator = _act_after(loop.iter, loop.dataloader_iterator, restore)
+            batches = loop.dataloader_iterator
+            is_complete = loop.iter >= loop.max_iters  # and needs no batches to be passed over
+            loop.dataloader_iterator = (
+                itertools.repeat(None) if is_complete else _act_after(loop.iter, batches, restore)
+            )
         elif isinstance(loop, EpochBasedTrainLoop) and saved['done']:
             if saved['batches'] == len(loop.dataloader):
                 runner.logger.info(f'passing over {saved["done"]} batches that this epoch has had')

@@ -290,3 +290,9 @@ def test_a_config_that_a_resumed_training_dumped(finished, tmp_path):
         train(dumped)
     assert not (tmp_path / 'new').exists()
     train(dumped, str(finished / 'epoch_1.pth'))
+
+
+def test_a_complete_training_reads_no_images(tmp_path, monkeypatch):
+    toy_train(tmp_path, by_epoch=False)
+    monkeypatch.delattr('test_training.toy.ToyImages.__getitem__')
+    toy_train(tmp_path, 'auto', by_epoch=False)

@@ -151,6 +151,8 @@ def test_the_real_detector_is_exact_too_and_one_line_says_what_is_wrong(tiny_opt
     assert same_training(first, second) and first['meta']['iter'] == 4
     log = load_from_local(straight / 'epoch_2.pth', 'cpu')['message_hub']['log_scalars']
     assert 'val/TTTT/coco/bbox_mAP' in log
+    log = max(straight.glob('*/*.log')).read_text()
+    assert 'replaced in the config: CheckpointHook by AtomicCheckpointHook, ValLoop by SubNetValLoop; added in' in log
     assert not re.search('as saved in|as the config says', max(resumed.glob('*/*.log')).read_text())
     capsys.readouterr()
     argv = [config, '--work-dir', str(tmp_path / 'diverged'), *options, 'optim_wrapper.optimizer.lr=1e30']
