@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     conversion = convert_checkpoint(args.source, args.out, args.ema, args.arch, args.trust)
     kind = 'moving average' if conversion.averaged else "model's own weights"
-    Console(file=sys.stdout).print(conversion.report(f'{args.out}: {conversion.arch}, {kind}'))
+    console = Console(file=sys.stdout, markup=False, emoji=False)  # names of the file are shown as they are
+    console.print(conversion.report(f'{args.out}: {conversion.arch}, {kind}'))
 
 
 if __name__ == '__main__':

@@ -241,6 +241,14 @@ def main():
     return load_tool('convert_checkpoint').main
 
 
+def test_names_in_a_file_are_no_markup(main, vd, paths, capsys):
+    source, out = paths
+    backbone = {f'backbone.{key}': value for key, value in vd.state_dict().items()}
+    torch.save({'neck.[/x]': torch.zeros(1), **backbone}, source)
+    assert main([str(source), str(out), '--arch', 'resnet50vd']) == 0, capsys.readouterr().err
+    assert '[/x]' in capsys.readouterr().out
+
+
 def test_command(main, vd, paths, capsys):
     source, out = paths
     torch.save(training_script(vd.state_dict(), AveragedModel(vd).state_dict()), source)
