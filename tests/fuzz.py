@@ -12,6 +12,7 @@ import json
 import math
 import random
 import tempfile
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, redirect_stdout
@@ -24,8 +25,9 @@ import torch
 from mmengine.logging import HistoryBuffer
 from torch import Tensor, nn
 
-from adn_mmdet import UserError
-from adn_mmdet.checkpoints import load_from_local
+from adn_mmdet import AdaptiveDepthResNet, SkipConfig, UserError
+from adn_mmdet.checkpoints import convert_checkpoint, load_for_testing, load_from_local, load_norms, require_sound
+from adn_mmdet.checkpoints.norms import norms_at, statistics_of
 from adn_mmdet.results.compare import compare, print_comparison, write_comparison
 from adn_mmdet.results.report import write_report
 from adn_mmdet.results.rows import add_row, of_weights, read_sub_nets
@@ -119,7 +121,7 @@ def results_files() -> tuple[dict[str, Any], dict[str, Any]]:
     return {'schema': 1, 'run': run, 'rows': rows, 'other_runs': [other]}, latency
 
 
-def change_a_part(content: Any, generator: random.Random) -> Any:
+def change_a_part(content: Any, generator: random.Random, odd_values: list[Any] = ODD_VALUES) -> Any:
     """Replace, remove, repeat or move one part of a file's content, at any level of it."""
     places: list[tuple[Any, Any]] = []
     parts = [content]
@@ -137,7 +139,7 @@ def change_a_part(content: Any, generator: random.Random) -> Any:
     elif kind == 'move':
         part[key] = copy.deepcopy(generator.choice(places)[0])
     else:
-        part[key] = copy.deepcopy(generator.choice(ODD_VALUES))
+        part[key] = copy.deepcopy(generator.choice(odd_values))
     return content
 
 
@@ -213,7 +215,72 @@ def results(number: int, seed: int, folder: Path) -> Outcomes:
     return outcomes
 
 
-READERS: dict[str, Callable[[int, int, Path], Outcomes]] = {'checkpoints': checkpoints, 'results': results}
+ODD_TENSORS: list[Any] = [
+    torch.tensor(1.0), torch.tensor(3), torch.ones(0), torch.ones(8), torch.full((8,), -1.0), torch.ones(8).long(),
+    torch.full((8,), math.nan), torch.ones(8).half(), torch.ones(8, dtype=torch.complex64), torch.ones(8) > 0,
+    torch.ones(8, device='meta'), torch.ones(8).to_sparse(), torch.ones(2, 8), torch.ones(1).expand(8), np.ones(8),
+]  # fmt: skip
+
+
+def contents(number: int, seed: int, folder: Path) -> Outcomes:
+    """Save weights and norms with parts that are changed, missing or odd, then load and convert them."""
+    generator, outcomes, path = random.Random(seed), Outcomes(), folder / 'fuzzed.pth'
+    backbone = AdaptiveDepthResNet(50, base_channels=8)
+    uses: dict[Callable[[], Any], dict[str, Any]] = {
+        lambda: load_for_testing(backbone, path): dict(state_dict=backbone.state_dict(), meta={'epoch': 1}),
+        lambda: convert_checkpoint(path, folder / 'out.pth'): dict(model=backbone.state_dict(), epoch=1),
+        lambda: load_norms(backbone, path, 'a' * 64, [SkipConfig.base_net(4)]): dict(
+            skip='TTTT', checkpoint_sha256='a' * 64, num_images=6, statistics=statistics_of(norms_at(backbone, 'TTTT'))
+        ),
+    }
+    for _ in range(number):
+        use = generator.choice(list(uses))
+        content = copy.deepcopy(uses[use])
+        for _ in range(generator.choice([1, 1, 2, 5])):
+            content = change_a_part(content, generator, ODD_VALUES + ODD_TENSORS * 2)
+        torch.save(content, path)
+        try:
+            use()
+        except UserError as error:
+            assert '\n' not in str(error) and len(str(error)) < 1000, error
+            outcomes['refused'] += 1
+        else:
+            require_sound(backbone.state_dict(), 'what was loaded')
+            outcomes['used'] += 1
+    return outcomes
+
+
+def pickles(number: int, seed: int, folder: Path) -> Outcomes:
+    """Change bytes of a checkpoint's pickle, and give it the checksum of what it then is."""
+    path, generator, outcomes = folder / 'fuzzed.pth', random.Random(seed), Outcomes()
+    torch.save(a_checkpoint(), path)
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    (name,) = (name for name in parts if name.endswith('data.pkl'))
+    methods = dict(vars(HistoryBuffer)), dict(HistoryBuffer._statistics_methods)
+    for _ in range(number):
+        changed = bytearray(parts[name])
+        for _ in range(generator.choice([1, 1, 3, 10])):
+            changed[generator.randrange(len(changed))] = generator.choice([generator.randrange(256), *b'RbQ\x81s.0'])
+        with zipfile.ZipFile(path, 'w') as archive:
+            for part, content in {**parts, name: bytes(changed)}.items():
+                archive.writestr(part, content)
+        try:
+            require_sound(load_from_local(path), 'what was loaded')
+            outcomes['used'] += 1
+        except UserError as error:
+            assert str(path) in str(error) and '\n' not in str(error), error
+            outcomes['refused'] += 1
+        assert methods == (dict(vars(HistoryBuffer)), HistoryBuffer._statistics_methods), 'a method was replaced'
+    return outcomes
+
+
+READERS: dict[str, Callable[[int, int, Path], Outcomes]] = {
+    'checkpoints': checkpoints,
+    'contents': contents,
+    'pickles': pickles,
+    'results': results,
+}
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from _command import command
 
 from adn_mmdet.checkpoints import load_from_local
-from adn_mmdet.checkpoints.download import FOLDER, SOURCES, get_weights, weights_file
+from adn_mmdet.checkpoints.download import FOLDER, SOURCES, get_weights, is_there, weights_file
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -22,7 +22,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     args = parse_args(argv)
-    if weights_file(args.name, args.out).is_file():
+    if is_there(args.name, args.out):
         print(f'{weights_file(args.name, args.out)} is there already: nothing done')
         return
     path = get_weights(args.name, args.out)

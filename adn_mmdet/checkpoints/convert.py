@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from ..backbones import AdaptiveDepthResNet
 from ..config import require_output
 from ..errors import UserError
 from ..files import file_sha256
-from .safe_loading import load_from_local, require_sound
+from .safe_loading import listed, load_from_local, require_sound
 from .saving import save
 
 # The arguments of AdaptiveDepthResNet by the authors' names.
@@ -46,14 +47,14 @@ class Conversion:
 
     def report(self, title: str) -> Table:
         """A table of what was mapped, cloned and dropped."""
-        table = Table('', 'number', 'which', title=title)
+        table = Table('', 'number', 'which', title=Text(title))  # a Text, unlike a str, is never taken for markup
         rows = {
             f'mapped, without the prefix {self.prefix}' if self.prefix else 'mapped': list(self.weights),
             'of these renamed': [f'{old} → {new}' for old, new in self.renamed.items()],
             'dropped': self.dropped,
         }
         for what, names in rows.items():
-            table.add_row(what, str(len(names)), ', '.join(names[:3]) + (', …' if len(names) > 3 else ''))
+            table.add_row(Text(what), str(len(names)), Text(listed(names)))
         cloned = 'the skipped sub-networks are untrained' if self.num_untrained_norms else ''
         table.add_row('norms cloned when loaded', str(self.num_untrained_norms), cloned)
         return table
@@ -154,10 +155,10 @@ def _find_prefix(weights: Mapping[str, Tensor]) -> str:
     """What stands before a ResNet's names, such as ``module.`` or ``backbone.body.model.``."""
     prefixes = [key.removesuffix(FIRST) for key in weights if key.endswith(FIRST)]
     if not prefixes:
-        given = ', '.join(list(weights)[:3]) or 'no tensors'
-        raise UserError(f'holds no ResNet of bottlenecks but {given}, …: known are {", ".join(ARCHITECTURES)}')
+        given = listed(weights) or 'no tensors'
+        raise UserError(f'holds no ResNet of bottlenecks but {given}: known are {", ".join(ARCHITECTURES)}')
     if len(prefixes) > 1:
-        raise UserError(f'holds {len(prefixes)} ResNets ({", ".join(prefixes)}): save the weights of one alone')
+        raise UserError(f'holds {len(prefixes)} ResNets ({listed(prefixes)}): save the weights of one alone')
     return prefixes[0]
 
 
@@ -182,15 +183,17 @@ def _mmdet_names(weights: Mapping[str, Tensor]) -> dict[str, str]:
 def _require_fit(weights: Mapping[str, Tensor], arch: str) -> int:
     """Refuse what AdaptiveDepthResNet does not take as it is; return how many norms it would clone."""
     with torch.device('meta'):
-        model = AdaptiveDepthResNet(base_channels=len(weights[FIRST]), **ARCHITECTURES[arch])
-    shapes = {key: value.shape for key, value in model.state_dict().items()}
+        model = AdaptiveDepthResNet(base_channels=next(iter(weights[FIRST].shape), 0) or 1, **ARCHITECTURES[arch])
+    own = model.state_dict()
     for key, value in weights.items():
-        if value.shape != shapes.get(key, value.shape):
-            raise UserError(f'{key} has shape {tuple(value.shape)}, but {arch} has {tuple(shapes[key])}')
+        if value.shape != own.get(key, value).shape:
+            raise UserError(f'{key} has shape {tuple(value.shape)}, but {arch} has {tuple(own[key].shape)}')
+        if own.get(key, value).is_floating_point() and not value.is_floating_point():
+            raise UserError(f'{key} is of {value.dtype}, but {arch} has it of {own[key].dtype}')
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # of norms to clone, which the report counts, and that nothing is copied
         result = model.load_state_dict(weights, strict=False)  # refuses another stage split
     for kind, keys in (('lacks', result.missing_keys), ('has, beyond that,', result.unexpected_keys)):
         if keys:
-            raise UserError(f'looks like {arch}, but {kind} {", ".join(keys[:3])} ({len(keys)} weights)')
+            raise UserError(f'looks like {arch}, but {kind} {listed(keys)} ({len(keys)} weights)')
     return model.num_untrained_norms

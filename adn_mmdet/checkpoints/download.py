@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
 import shutil
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.dist import all_gather_object
+from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 
 from ..config import require_writable
@@ -48,8 +50,21 @@ def weights_file(name: str, folder: str | os.PathLike[str] = FOLDER) -> Path:
     return Path(folder) / f'{name}_adn_imagenet.pth'
 
 
+def is_there(name: str, folder: str | os.PathLike[str] = FOLDER) -> bool:
+    """Whether :func:`get_weights` has nothing to do: a file that is damaged is downloaded again."""
+    path = weights_file(name, folder)
+    if not path.is_file():
+        return False
+    try:
+        load_from_local(path)
+    except UserError as error:
+        print_log(str(error), 'current', logging.WARNING)
+        return False
+    return True
+
+
 def get_weights(name: str, folder: str | os.PathLike[str] = FOLDER) -> Path:
-    """Download and convert the authors' weights, unless they are there.
+    """Download and convert the authors' weights, unless they are there and whole.
 
     Args:
         name: one of ``SOURCES``.
@@ -64,7 +79,7 @@ def get_weights(name: str, folder: str | os.PathLike[str] = FOLDER) -> Path:
     if name not in SOURCES:
         raise UserError(f'there are no ADN weights {name!r}: known are {", ".join(SOURCES)}')
     out = weights_file(name, folder)
-    if out.is_file():
+    if is_there(name, folder):
         return out
     require_writable(folder)
     url, record = SOURCES[name].url, out.with_suffix('.source.sha256')

@@ -12,7 +12,7 @@ from ..backbones.adaptive_depth import AdaptiveDepthBackbone
 from ..backbones.features import unwrap
 from ..errors import UserError
 from ..skip_config import SkipConfig
-from .safe_loading import load_from_local, require_sound
+from .safe_loading import listed, load_from_local, require_sound
 
 
 def read_weights(
@@ -36,7 +36,7 @@ def read_weights(
     others = [key for key, value in weights.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
     if others or not weights:
         raise UserError(
-            f'{source} holds {", ".join(map(str, others[:3])) or "nothing"} where only weights should be: '
+            f'{source} holds {listed(others) or "nothing"} where only weights should be: '
             "give a detector's own, bare or under state_dict (tools/convert_checkpoint.py reads other layouts)"
         )
     weights = dict(weights)
@@ -49,8 +49,9 @@ def read_weights(
 def require_fit(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], source: str | os.PathLike[str]) -> None:
     """Refuse weights that are not all of a model's, and of nothing else, by name, shape and kind of number.
 
-    A training that goes on from a checkpoint calls it before mmengine loads, which leaves what is missing as it was
-    initialised: ``require_fit(unwrap(runner.model).state_dict(), read_weights(checkpoint, path), path)``.
+    A training that goes on from a checkpoint calls it before the weights are loaded, as mmengine leaves those that are
+    missing as they were initialised: ``require_fit(model.state_dict(), read_weights(checkpoint, path), path)``, with
+    the model inside any wrapper.
 
     Args:
         own: the model's ``state_dict()``.
@@ -74,7 +75,7 @@ def _require_shapes(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], so
             f'({len(differing)} such weights): use the config it was trained with, and the same num_classes'
         )
     for key in both:
-        if weights[key].is_floating_point() != own[key].is_floating_point():
+        if own[key].is_floating_point() and not weights[key].is_floating_point():
             raise UserError(
                 f'{source}: {key} is of {weights[key].dtype}, but the model has it of {own[key].dtype}: '
                 'use an earlier checkpoint, or download it again'
@@ -124,8 +125,7 @@ def load_for_testing(
 
 
 def _count(kind: str, keys: list[str]) -> str:
-    shown = ', '.join(keys[:3]) + (', …' if len(keys) > 3 else '')
-    return f'{len(keys)} {kind}' + (f' ({shown})' if keys else '')
+    return f'{len(keys)} {kind}' + (f' ({listed(keys)})' if keys else '')
 
 
 def _require_trained(

@@ -33,7 +33,7 @@ from ..errors import UserError
 from ..files import file_sha256
 from ..skip_config import SkipConfig
 from .loading import load_for_testing, read_weights, require_fit
-from .safe_loading import load_from_local, require_sound
+from .safe_loading import listed, load_from_local, require_sound
 from .saving import save
 
 STATISTICS = ('running_mean', 'running_var')
@@ -55,7 +55,7 @@ def norms_at(detector: nn.Module, skip: Skip) -> dict[str, _BatchNorm]:
     }
 
 
-def _statistics(norms: Mapping[str, _BatchNorm]) -> dict[str, Tensor]:
+def statistics_of(norms: Mapping[str, _BatchNorm]) -> dict[str, Tensor]:
     """The buffers ``<norm>.running_mean`` and ``<norm>.running_var``, each (C,)."""
     return {f'{name}.{kind}': getattr(norm, kind) for name, norm in norms.items() for kind in STATISTICS}
 
@@ -98,7 +98,10 @@ def estimate_statistics(model: nn.Module, skip: Skip, batches: Iterable[Any]) ->
     if not num_images:
         raise UserError('there are no training images to recalibrate norms on: check train_dataloader in the config')
     ran = {name: norm for name, norm in norms.items() if norm.num_batches_tracked}
-    statistics = {**_statistics(norms_at(original, skip)), **_statistics(ran)}  # a neck may have norms that never run
+    statistics = {
+        **statistics_of(norms_at(original, skip)),
+        **statistics_of(ran),
+    }  # a neck may have norms that never run
     return {key: value.cpu().clone() for key, value in statistics.items()}, num_images
 
 
@@ -125,7 +128,7 @@ def recalibrate(
         UserError: for whatever a user can get wrong; a file that holds something else is never replaced.
     """
     checkpoint = os.path.expanduser(checkpoint)
-    if num_batches < 1:
+    if not isinstance(num_batches, int) or num_batches < 1:
         raise UserError(f'--batches should be at least 1, but got {num_batches}')
     if not cfg.get('train_dataloader'):
         raise UserError(f'{cfg.filename} has no train_dataloader, whose images the norms are recalibrated on')
@@ -172,10 +175,12 @@ def load_norms(
         raise UserError(f'{path} holds no recalibrated norms: make them with tools/recalibrate.py')
     skip, tested = content['skip'], [str(code) for code in codes]
     if tested != [skip]:
-        raise UserError(f'{path} is for {skip} alone, but the test is of {", ".join(tested) or "a net without depths"}')
+        raise UserError(
+            f'{path} is for {listed([skip])} alone, but the test is of {", ".join(tested) or "a net without depths"}'
+        )
     if content['checkpoint_sha256'] != checkpoint_sha256:
         raise UserError(f'{path} was made from another checkpoint: make it again with tools/recalibrate.py')
-    own = _statistics(norms_at(unwrap(model), skip))
+    own = statistics_of(norms_at(unwrap(model), skip))
     require_fit(own, read_weights(statistics, path), path)
     # Not load_state_dict: the backbone takes weights without `_skip` for plain ones, and clones.
     for key, value in own.items():

@@ -17,7 +17,8 @@ import re
 import threading
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -100,6 +101,8 @@ def load_from_local(path: str | os.PathLike[str], map_location: Any = None, *, t
         UserError: the file is missing, cut off, damaged, no checkpoint, holds an object that is not on the allow-list,
             or a tensor as of :func:`require_sound`; unless ``trust`` is set, nothing in it has run.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise UserError(f'a checkpoint is given by its path, but got {path!r}')
     path = os.path.expanduser(path)
     if not os.path.isfile(path):
         raise UserError(f'there is no checkpoint {path}: check the path')
@@ -184,9 +187,16 @@ def require_sound(content: Mapping[str, Any], source: str | os.PathLike[str]) ->
     problems = {name: problem for name, value in _tensors(content) if (problem := _problem(name, value))}
     for name, problem in problems.items():
         raise UserError(
-            f'{source}: {name} {problem} ({len(problems)} such weights): use an earlier checkpoint, '
+            f'{source}: {listed([name])} {problem} ({len(problems)} such weights): use an earlier checkpoint, '
             'or download it again'
         )
+
+
+def listed(names: Iterable[Any]) -> str:
+    """The first three names out of a file, so that they can be printed in one line."""
+    texts = [str(name) for name in islice(names, 4)]
+    shown = [text if text.isprintable() and len(text) < 100 else ascii(text[:100]) for text in texts[:3]]
+    return ', '.join(shown) + (', …' if len(texts) > 3 else '')
 
 
 def _tensors(content: Any) -> Iterator[tuple[str, Tensor]]:

@@ -218,6 +218,10 @@ REFUSED = {
     ),
     'a weight less': (changed(lambda weights: weights.pop('bn1.weight')), r'resnet50, but lacks bn1.weight \(1 '),
     'a weight more': (changed(lambda weights: weights.update({'se.weight': torch.zeros(1)})), 'beyond that, se.weight'),
+    'an integer': (
+        changed(lambda weights: weights.update({'bn1.weight': torch.ones(8).int()})),
+        'is of torch.int32, but',
+    ),
     'a skip norm less': (
         changed(lambda weights: weights.pop('layer2.0.bn2_skip.bias')),
         'lacks layer2.0.bn2_skip.bias',
@@ -259,6 +263,14 @@ def test_command(main, vd, paths, capsys):
     out.write_text('something older')  # replaced, as mmdet's tools do
     assert main([str(source), str(out), '--no-ema']) == 0
     assert load_from_local(out)['meta']['ema'] is False
+
+
+def test_names_in_a_file_are_no_markup(main, paths, capsys):
+    source, out = paths
+    torch.save({'[/x]': torch.ones(1), **LAYOUTS['ddp'](authors_resnet('resnet50').state_dict())}, source)
+    assert main([str(source), str(out.with_name('[red]out.pth'))]) == 0
+    printed = capsys.readouterr().out
+    assert '[/x]' in printed and '[red]out.pth' in printed.replace('\n', '')
 
 
 class Options(dict):

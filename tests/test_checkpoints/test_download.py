@@ -97,6 +97,16 @@ def test_download_once(serve, server, weights, tmp_path, capsys):
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(backbone.eval()(x, code), features, strict=True))
 
 
+def test_a_damaged_file_is_downloaded_again(serve, server, weights, tmp_path, capsys):
+    serve('whole', file_sha256(weights))
+    get_weights('resnet50vd', tmp_path)
+    whole = (tmp_path / OUT).read_bytes()
+    (tmp_path / OUT).write_bytes(whole[: len(whole) // 2])
+    assert load_tool('get_weights').main(['resnet50vd', '--out', str(tmp_path)]) == 0
+    assert 'wrote' in capsys.readouterr().out and server.paths == ['/whole', '/whole']
+    assert (tmp_path / OUT).read_bytes() == whole
+
+
 FAILURES = {
     'cut': 'the connection was cut after 7000 of',
     'garbled': 'it is incomplete',

@@ -6,11 +6,12 @@ import re
 import pytest
 import torch
 from conftest import DEMO_CONFIG
+from mmengine.config import Config
 from tiny import build, load_tool, tiny_config
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from adn_mmdet import UserError
-from adn_mmdet.checkpoints import estimate_statistics, load_from_local, load_norms
+from adn_mmdet.checkpoints import estimate_statistics, load_from_local, load_norms, recalibrate
 
 STATISTICS = ('running_mean', 'running_var')
 
@@ -219,6 +220,11 @@ def test_norms_of_another_depth_are_one_line(norms, checkpoint, tiny_options, tm
     assert not (tmp_path / 'sub_nets.json').exists()
 
 
+def test_a_number_of_batches_that_is_none():
+    with pytest.raises(UserError, match='--batches should be at least 1, but got 1.5'):
+        recalibrate(Config(), 'x.pth', 'TTTT', num_batches=1.5)
+
+
 def test_recalibrations_that_are_refused(checkpoint, tiny_options, tmp_path, capsys):
     before = checkpoint.read_bytes()
     (tmp_path / 'link.pth').symlink_to(checkpoint)
@@ -229,7 +235,7 @@ def test_recalibrations_that_are_refused(checkpoint, tiny_options, tmp_path, cap
         (['--skip', 'TTFF', '--batches', '0'], [], '--batches should be at least 1'),
         (['--skip', 'TTFF', '--launcher', 'pytorch'], [], 'in one process'),
         (['--skip', 'TTFF'], ['model.backbone.skip=FFFF'], 'disagree'),
-        (['--skip', 'TTFF'], ['train_dataloader=None'], 'has no train_dataloader'),
+        (['--skip', 'TTFF'], ['train_dataloader=None'], 'train_dataloader is None'),
         (['--skip', 'TTFF'], ['train_dataloader.dataset.ann_file=none.json'], 'there is no annotation file'),
     ):
         argv = [DEMO_CONFIG, str(checkpoint), *arguments, '--work-dir', str(tmp_path), *tiny_options, *options]

@@ -70,6 +70,8 @@ def test_what_is_no_checkpoint(tmp_path, content):
 
 
 def test_other_contents(tmp_path):
+    with pytest.raises(UserError, match='a checkpoint is given by its path, but got None'):
+        load_from_local(None)
     with pytest.raises(UserError, match='there is no checkpoint .*none.pth'):
         load_from_local(tmp_path / 'none.pth')
     torch.save([1], tmp_path / 'list.pth')
@@ -104,6 +106,11 @@ def test_trust_says_what_is_missing(tmp_path):
 def test_damaged_files_are_refused_or_hold_what_was_saved(tmp_path):
     outcomes = fuzz.checkpoints(300, seed=0, folder=tmp_path)
     assert outcomes.total() == 300 and min(outcomes.values()) > 10
+
+
+def test_pickles_whose_checksum_fits_and_odd_contents(tmp_path):
+    assert fuzz.pickles(100, seed=0, folder=tmp_path).total() == 100
+    assert fuzz.contents(15, seed=0, folder=tmp_path).total() == 15
 
 
 def test_a_flipped_weight_is_named(tmp_path):
@@ -257,4 +264,11 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
 
     monkeypatch.setattr('builtins.open', refuse)  # root, who may run the tests, reads anything
     with pytest.raises(UserError, match=r'cannot read .*weights.pth \(Permission denied\)'):
+        load_from_local(path)
+
+
+def test_names_out_of_a_file_are_one_line(tmp_path):
+    path = tmp_path / 'weights.pth'
+    torch.save({'line\nline\x1b[2J': torch.tensor(torch.nan)}, path)
+    with pytest.raises(UserError, match=r"weights.pth: 'line\\nline\\x1b\[2J' holds NaN"):
         load_from_local(path)
