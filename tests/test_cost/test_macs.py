@@ -1,4 +1,5 @@
 import json
+import os
 from dataclasses import asdict
 
 import pytest
@@ -6,6 +7,7 @@ import torch
 from conftest import DEMO_CONFIG
 from mmengine.analysis import FlopAnalyzer
 from mmengine.config import Config
+from test_tools import fails
 from tiny import DETECTORS, ROOT, build, load_tool, tiny_config
 
 from adn_mmdet import SkipConfig, set_skip
@@ -148,3 +150,20 @@ def test_words_are_explained(capsys):
     with pytest.raises(SystemExit):
         load_tool('complexity').main(['--help'])
     assert '1 MAC = 1 multiplication + 1 addition' in ' '.join(capsys.readouterr().out.split())
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, capsys, monkeypatch):
+    main, path = load_tool('complexity').main, tmp_path / 'costs.json'
+    tiny_config().dump(tmp_path / 'tiny.py')
+    argv = [str(tmp_path / 'tiny.py'), '--shape', '64', '64', '--json', str(path)]
+    path.write_text('what was there')
+
+    def full(file):
+        raise OSError(28, 'No space left on device')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'fsync', full)
+        fails(main, argv, capsys, 'No space left on device')
+    assert path.read_text() == 'what was there' and len(list(tmp_path.iterdir())) == 2
+    assert main(argv) == 0 and len(json.loads(path.read_text())['rows']) == 16
+    fails(main, [*argv[:-1], str(tmp_path)], capsys, 'is a folder: give the name of a file')

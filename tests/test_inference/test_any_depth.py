@@ -1,5 +1,6 @@
 import shutil
 import threading
+import weakref
 
 import cv2
 import mmcv
@@ -76,6 +77,32 @@ def test_a_video_becomes_an_annotated_video(inferencer, video, tmp_path):
     assert (len(written), written.fps, written.resolution) == (4, 8.0, (64, 64))
     for given, got in zip(frames, written):  # beside the label, the same colours but for the codec
         assert np.abs(given[32:].astype(int) - got[32:]).mean() < 12
+
+
+def test_predictions_of_a_video_are_not_kept(inferencer, video, tmp_path):
+    """They are handed on in order, one batch is held at a time."""
+    alive, most, order = [], [], []
+
+    def look(prediction):
+        alive.append(weakref.ref(prediction))
+        most.append(sum(other() is not None for other in alive))
+        order.append(prediction.pred_instances.scores.tolist())
+
+    long = Video(video)
+    results = inferencer(long, batch_size=1, skip='TTTT', return_datasamples=True, on_prediction=look)
+    assert results == {'predictions': [], 'visualization': []} and len(most) == 4
+    assert max(most) <= 2  # this one, and that of the batch before
+    assert order == [one['scores'] for one in predict(inferencer, list(mmcv.VideoReader(video)), skip='TTTT')]
+    written = inferencer(video, skip='TTTT', out_dir=tmp_path / 'out', pred_score_thr=2.0)
+    assert written['predictions'] == [] and (tmp_path / 'out' / 'vis' / 'drive.mp4').exists()
+    with pytest.raises(UserError, match='predictions of a video are not kept: give on_prediction=FUNCTION, or out_dir'):
+        inferencer(video, skip='TTTT')
+
+
+def test_predictions_of_images_are_kept_unless_they_are_handed_on(inferencer, shapes):
+    kept = []
+    assert len(inferencer(shapes / 'val', skip='TTTT')['predictions']) == 6
+    assert inferencer(shapes / 'val', skip='TTTT', on_prediction=kept.append)['predictions'] == [] and len(kept) == 6
 
 
 def test_a_video_that_is_cut_off_is_a_warning(inferencer, video):
@@ -250,6 +277,19 @@ def test_models_and_devices_that_are_not_there(checkpoint):
 def test_a_batch_of_none(inferencer, image):
     with pytest.raises(UserError, match='batch_size should be at least 1, but got 0'):
         inferencer(image, batch_size=0)
+    with pytest.raises(UserError, match='batch_size should be a whole number, but got 1.5'):
+        inferencer(image, batch_size=1.5)
+
+
+def test_arguments_of_other_types(checkpoint):
+    with pytest.raises(UserError, match='model should be a path, but got a int'):
+        AnyDepthInferencer(5, checkpoint)
+    with pytest.raises(UserError, match='weights should be a path, but got a dict'):
+        AnyDepthInferencer('retinanet_r50_fpn_1x_coco', {})
+    with pytest.raises(UserError, match='device 1.5 cannot be used'):
+        AnyDepthInferencer('retinanet_r50_fpn_1x_coco', checkpoint, 1.5)
+    with pytest.raises(UserError, match='there are no weights to run'):
+        AnyDepthInferencer()
 
 
 @pytest.mark.parametrize('code', ['TTT', 'TTXT', '', 'TTTTT', 3])

@@ -1,4 +1,6 @@
 import json
+import shutil
+import threading
 from dataclasses import asdict
 
 import pytest
@@ -144,6 +146,68 @@ def test_the_cache(tiny_cfg, checkpoint, measured, tmp_path, monkeypatch):
     assert len(files_after()) == 5
     inferencer.cfg.model.test_cfg.rcnn.score_thr = 0.5
     assert len(files_after()) == 6 and len(measured) == 8
+
+
+def test_the_cache_knows_weights_and_images(tiny_cfg, checkpoint, shapes, measured, tmp_path, capsys):
+    """What is detected decides the time: other weights, and other images, are measured again."""
+    other = tmp_path / 'other.pth'
+    torch.save({**torch.load(checkpoint), 'epoch': 2}, other)
+    folder = shutil.copytree(shapes / 'val', tmp_path / 'val')
+
+    def calibrated(weights, **options):
+        return AnyDepthInferencer(tiny_cfg, weights, 'cpu', cache_dir=tmp_path / 'cache', **options).calibrate()
+
+    for weights, options in ((checkpoint, {}), (other, {}), (checkpoint, dict(images=folder))):
+        for _ in range(2):
+            calibrated(weights, **options)
+    assert len(measured) == 3 and 'with noise' in capsys.readouterr().out
+    assert [call['images'].source for call in measured] == ['noise', 'noise', str(folder)]
+    first, second, *_ = sorted(folder.iterdir())
+    first.write_bytes(second.read_bytes())
+    calibrated(checkpoint, images=folder)
+    assert len(measured) == 4 and f'with {folder}' in capsys.readouterr().out
+    files = [json.loads(path.read_text())['run']['images'] for path in (tmp_path / 'cache').iterdir()]
+    assert sorted(entry['number'] for entry in files) == [0, 0, 6, 6]
+    assert len({entry['sha256'] for entry in files}) == 3
+
+
+@pytest.mark.parametrize(
+    ('wrong', 'message'),
+    [
+        (dict(input_size=5), r'input_size should be \(height, width\) in pixels, but got 5'),
+        (dict(input_size=()), r'but got \(\)'),
+        (dict(rounds=1.5), 'rounds should be a whole number, but got 1.5'),
+        (dict(batch_size=1.5), 'batch_size should be a whole number, but got 1.5'),
+        (dict(batch_size=None), 'batch_size should be a whole number, but got None'),
+    ],
+)
+def test_what_is_no_number(inferencer, measured, wrong, message):
+    with pytest.raises(UserError, match=message):
+        inferencer.calibrate(**wrong)
+    assert not measured
+
+
+def test_threads_detect_while_another_calibrates(inferencer, shapes):
+    """Predictions are those of their own depth, and the parts of a depth are no more than the whole."""
+    image = str(next((shapes / 'val').iterdir()))
+    expected = inferencer(image, skip='TTFF')['predictions'][0]['scores']
+    inferencer.worth = {code: inferencer.worth[code] for code in (SkipConfig.super_net(4), SkipConfig.base_net(4))}
+    found, done = [], threading.Event()
+
+    def detect():
+        while not done.is_set():
+            found.append(inferencer(image, skip='TTFF')['predictions'][0]['scores'])
+
+    thread = threading.Thread(target=detect)
+    thread.start()
+    try:
+        rows = inferencer.calibrate(rounds=5)
+    finally:
+        done.set()
+        thread.join()
+    assert found and all(scores == expected for scores in found)
+    for row in rows:
+        assert 0 < row['backbone_ms'] < row['ms']
 
 
 def test_a_cache_that_cannot_be_written_is_only_a_warning(tiny_cfg, checkpoint, measured, tmp_path):

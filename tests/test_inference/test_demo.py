@@ -50,6 +50,27 @@ def test_a_folder_at_a_code_and_an_image_within_a_budget(demo, net, folder, tmp_
     assert '1 images, FFFF, median ' in capsys.readouterr().out
 
 
+def test_a_video_is_drawn_frame_by_frame(demo, net, video, tmp_path, capsys):
+    argv = [video, *net, '--out', str(tmp_path / 'out'), '--device', 'cpu', '--score-thr', '1', '--skip', 'TTTT']
+    assert demo(argv) == 0
+    assert f'{tmp_path}/out/vis: 4 images, TTTT, median ' in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / 'out' / 'vis').iterdir()] == ['drive.mp4']
+    shutil.move(tmp_path / 'out' / 'vis' / 'drive.mp4', tmp_path / 'mine.mp4')
+    (tmp_path / 'out' / 'vis' / 'drive.mp4').write_bytes(b'mine')
+    fails(demo, argv, capsys, 'drive.mp4 was not written by an inferencer: move it, or give another output folder')
+    assert (tmp_path / 'out' / 'vis' / 'drive.mp4').read_bytes() == b'mine'
+
+
+def test_depths_are_timed_on_a_folder(demo, net, folder, tmp_path, capsys):
+    argv = [str(folder), *net, '--out', str(tmp_path / 'out'), '--device', 'cpu', '--score-thr', '1']
+    assert demo([*argv, '--budget-ms', '26', '--images', str(folder)]) == 0
+    assert f'with {folder}: once, into' in capsys.readouterr().out
+    fails(demo, [*argv, '--budget-ms', '26', '--images', 'none'], capsys, 'none should be a folder of images')
+    for number in ('nan', 'inf'):
+        fails(demo, [*argv, '--budget-ms', number], capsys, 'should be a positive number of milliseconds')
+        fails(demo, [*argv, '--score-thr', number], capsys, '--score-thr should be from 0 to 1')
+
+
 def test_what_is_wrong_is_one_line_and_nothing_is_written(demo, net, folder, tmp_path, capsys, elsewhere):
     image = str(next(folder.iterdir()))
     config, checkpoint = net
