@@ -1,6 +1,8 @@
 """The package's rooms stand in one order, and imports follow it: a room knows those above it in the list, not below."""
 
 import ast
+import subprocess
+import sys
 
 from tiny import ROOT
 
@@ -62,3 +64,11 @@ def test_results_need_neither_torch_nor_mmdet():
         (path.name, n) for path in (PACKAGE / 'results').glob('*.py') for n in imported(path) if n.startswith(heavy)
     ]
     assert not found
+
+
+def test_the_package_is_light_to_import():
+    """At most 0.3 of what mmdet's models take, beside them; processor time, since machines are busy."""
+    code = 'from time import process_time as now; import mmdet.models; a = now(); import adn_mmdet; print(a, now())'
+    printed = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    models, both = map(float, printed.split()[-2:])
+    assert both <= 1.3 * models

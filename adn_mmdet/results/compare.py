@@ -24,7 +24,8 @@ PAPER_FILE = Path(__file__).with_name('paper_table5.json')
 DETECTORS = ('faster_rcnn', 'mask_rcnn', 'retinanet')  # of the paper's table
 UNITS = {'gmacs': 'GMACs', 'ms': 'ms'}
 DATA = ('classes', 'num_images', 'annotations_sha256')  # what all runs must agree in
-CONDITIONS = ('device', 'threads', 'batch_size', 'amp', 'channels_last', 'compile')  # and all latency files
+# And all latency files.
+CONDITIONS = ('device', 'threads', 'batch_size', 'amp', 'channels_last', 'compile', 'images_sha256')
 FILES = ('compare.json', 'compare.csv', 'compare.md', 'compare.png')  # what is written
 
 

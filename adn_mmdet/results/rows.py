@@ -28,6 +28,7 @@ Code = NewType('Code', str)
 Number = NewType('Number', float)
 Share = NewType('Share', float)
 Size = NewType('Size', list[int])  # height, width
+Images = NewType('Images', dict[str, Any])  # see adn_mmdet.cost.images
 
 LIMIT = 1e12  # no count, cost or time is above it
 IS_OF: dict[Any, Callable[[Any], bool]] = {
@@ -39,6 +40,7 @@ IS_OF: dict[Any, Callable[[Any], bool]] = {
     Number: lambda value: type(value) in (int, float) and abs(value) <= LIMIT,
     Share: lambda value: IS_OF[Number](value) and 0 <= value <= 1,
     Code: lambda value: isinstance(value, str) and re.fullmatch('[FT]{1,64}', value) is not None,
+    Images: lambda value: isinstance(value, dict) and (value.get('sha256') is None or IS_OF[str](value['sha256'])),
     Size: lambda value: isinstance(value, list) and len(value) == 2 and all(map(IS_OF[int], value)),
 }
 
@@ -71,6 +73,12 @@ class LatencyRun:
     channels_last: bool
     compile: bool
     rounds: int = 0
+    images: Images | None = None
+
+    @property
+    def images_sha256(self) -> str | None:
+        """Which images were timed; None of noise."""
+        return self.images.get('sha256') if self.images else None
 
 
 Run = TypeVar('Run', SubNetsRun, LatencyRun)

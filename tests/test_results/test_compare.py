@@ -198,6 +198,22 @@ def test_latency_files_that_do_not_go_together(adn, tmp_path):
             compare([adn], [first, second])
 
 
+def test_latency_on_other_images_is_another_one(tmp_path):
+    """What is detected decides the time; where the same images lie does not."""
+    runs = put_run(tmp_path / 'adn'), put_run(tmp_path / 'r50', R50, 0.374)
+    first = put_latency(tmp_path / 'a.json', images=dict(source='a', number=20, sha256='01'))
+    second = put_latency(tmp_path / 'b.json', R50, 50.0, images=dict(source='b', number=20, sha256='01'))
+    assert compare(runs, [first, second])['latency'][1]['images']['source'] == 'b'
+    for images in (dict(source='noise', number=0, sha256=None), dict(source='a', number=20, sha256='02')):
+        put_latency(second, R50, 50.0, images=images)
+        with pytest.raises(UserError, match='cannot be compared: they differ in images_sha256'):
+            compare(runs, [first, second])
+    for images in (5, [], dict(sha256=5)):
+        put_latency(second, R50, 50.0, images=images)
+        with pytest.raises(UserError, match='run has the images'):
+            compare(runs, [first, second])
+
+
 def test_command(adn, tmp_path, capsys):
     """The whole way, from files to files."""
     main, out = load_tool('compare').main, tmp_path / 'out'

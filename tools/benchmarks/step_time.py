@@ -44,7 +44,7 @@ class TrainingStep:
 
 
 def time_training(cfg: Config, shape: tuple[int, int], batch_size: int, rounds: int) -> Timings:
-    """Seconds of a step of each net, and the ratios of ADN's time and memory: held for the backward; on a GPU all of it.
+    """Seconds of a step of each net, and ratios of ADN's time and memory: held for the backward; on a GPU all of it.
 
     Args:
         cfg: the config of an any-depth detector.
