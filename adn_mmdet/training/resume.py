@@ -124,8 +124,9 @@ def _read(path: str) -> Found:
     wrong += [f'meta.{name}' for name, count in counts.items() if type(count) is not int or count < 0]
     if not wrong:
         runtime_info = content['message_hub'].get('runtime_info')
-        total = runtime_info.get('max_iters') if isinstance(runtime_info, dict) else None
-        wrong += [f'meta.iter ({counts["iter"]} of {total})'] if type(total) is int and counts['iter'] > total else []
+        logged = runtime_info.get('iter') if isinstance(runtime_info, dict) else None  # the one that was running
+        if type(logged) is int and abs(counts['iter'] - logged) > 1:
+            wrong.append(f'meta.iter ({counts["iter"]}, while the log has {logged})')
     if wrong:
         raise UserError(f'{path} is damaged: {", ".join(wrong)} cannot be; go on from an earlier checkpoint')
     return Found(path, content)

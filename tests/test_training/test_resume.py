@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 from mmengine.config import Config
-from test_training.toy import toy_config, toy_train
+from test_training.toy import NUM_IMAGES, toy_config, toy_train
 
 from adn_mmdet import UserError, train
 from adn_mmdet.checkpoints import load_from_local
@@ -195,7 +195,10 @@ def edit(source, target, change):
         (lambda content: content['state_dict'].pop('layers.0.weight'), r'1 missing \(layers.0.weight\)'),
         (lambda content: content['ema_state_dict'].pop('module.layers.0.weight'), r'ema_state_dict.* 1 missing'),
         (lambda content: content['meta'].update(iter=-5), 'is damaged: meta.iter cannot be'),
-        (lambda content: content['meta'].update(iter=10**9), r'is damaged: meta.iter \(1000000000 of 12\) cannot be'),
+        (
+            lambda content: content['meta'].update(iter=10**9),
+            r'is damaged: meta.iter \(1000000000, while the log has 5\) cannot',
+        ),
         (lambda content: content['meta'].update(epoch='1'), 'is damaged: meta.epoch cannot be'),
         (lambda content: content.update(meta=[1]), 'is damaged: meta cannot be'),
         (lambda content: content.update(message_hub=[]), 'is damaged: message_hub cannot be'),
@@ -296,3 +299,14 @@ def test_a_complete_training_reads_no_images(tmp_path, monkeypatch):
     toy_train(tmp_path, by_epoch=False)
     monkeypatch.delattr('test_training.toy.ToyImages.__getitem__')
     toy_train(tmp_path, 'auto', by_epoch=False)
+
+
+def test_other_batch_sizes_more_than_once(finished, tmp_path):
+    """Iterations count on, so that there are more than epochs of the new size have."""
+    cfg = toy_config(tmp_path)
+    cfg.train_dataloader.batch_size = NUM_IMAGES
+    train(cfg, str(finished / 'epoch_1.pth'))
+    cfg = toy_config(tmp_path)
+    cfg.train_cfg.max_epochs = 3
+    train(cfg, 'auto')
+    assert load_from_local(tmp_path / 'epoch_3.pth', 'cpu')['meta']['iter'] == 6 + 1 + 6
