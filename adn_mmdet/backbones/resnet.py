@@ -111,8 +111,15 @@ class AdaptiveDepthStage(ResLayer):
         return x
 
 
+class _ResNet(ResNet):
+    def train(self, mode: bool = True) -> _ResNet:
+        """Set the mode as mmdet does, and return self as torch does (mmdet's returns None)."""
+        super().train(mode)
+        return self
+
+
 @MODELS.register_module()
-class AdaptiveDepthResNet(AdaptiveDepthBackbone, ResNet):
+class AdaptiveDepthResNet(AdaptiveDepthBackbone, _ResNet):
     """ResNet whose depth is a run-time setting (arXiv 2312.16392, section 3).
 
     With nothing skipped it is mmdet's ResNet to the bit and has its state_dict keys; the second set of norms adds
@@ -184,14 +191,9 @@ class AdaptiveDepthResNet(AdaptiveDepthBackbone, ResNet):
         x = self.stem(x) if self.deep_stem else self.relu(self.norm1(self.conv1(x)))
         return self.maxpool(x)
 
-    def train(self, mode: bool = True) -> AdaptiveDepthResNet:
-        """Set the mode as mmdet does, and return self as torch does (mmdet's returns None)."""
-        super().train(mode)
-        return self
-
 
 @MODELS.register_module()
-class ShallowResNet(ResNet):
+class ShallowResNet(_ResNet):
     """ResNet of chosen blocks a stage: the individually trained counterpart of one sub-network.
 
     Args:
@@ -212,8 +214,3 @@ class ShallowResNet(ResNet):
         block, _ = ResNet.arch_settings[depth]
         self.arch_settings = {depth: (block, tuple(stage_blocks))}
         super().__init__(depth=depth, **kwargs)
-
-    def train(self, mode: bool = True) -> ShallowResNet:
-        """Set the mode as mmdet does, and return self as torch does (mmdet's returns None)."""
-        super().train(mode)
-        return self

@@ -4,10 +4,19 @@ The super-net is the teacher: no gradient reaches its side. Everything is comput
 of the pass. With p and q the softmax of the super-net's and of the base-net's values over the entries i of a row,
 KL(p ‖ q) = Σ_i p_i · (log p_i − log q_i) (arXiv 2312.16392, Algorithm 1).
 
-Feature losses take one pyramid level of both nets, (N, C, H, W), a temperature T by which the features are divided, and
-``standardised``: whether each row has its mean taken off and is divided by its standard deviation before that, so
-that the loss depends on the pattern of the features and not on their scale. ``FEATURE_LOSSES`` names them for configs;
-the standardised ones begin with ``std_``.
+A feature loss takes one pyramid level of both nets, (N, C, H, W), and a temperature T that the features are divided by.
+``FEATURE_LOSSES`` names them for configs:
+
+===============  ====================================================================================================
+``gap_channel``  KL over channels of globally average-pooled features, as the authors train detectors:
+                 1/N · Σ_n KL(p_n ‖ q_n), where p_n is the softmax over the C channel means of image n
+``channel``      KL over channels, each position on its own: 1/(N·H·W) · Σ_n Σ_hw KL(p_nhw ‖ q_nhw)
+``spatial``      KL over positions, each channel on its own: 1/(N·C) · Σ_n Σ_c KL(p_nc ‖ q_nc)
+``l2``           mean squared difference, the loss of the authors' YOLO: 1/(N·C·H·W) · Σ (super − base)² / T²
+``std_…``        one of these with each row (of l2 each channel of an image) less its mean, over its standard deviation:
+                 so it depends on the pattern of the features, not on their scale; l2 is then 2 · (1 − r), averaged,
+                 where r is the correlation of both nets' maps of a channel
+===============  ====================================================================================================
 """
 
 from __future__ import annotations
@@ -18,7 +27,7 @@ from functools import partial
 from torch import Tensor
 from torch.nn import functional as F
 
-FeatureLoss = Callable[[Tensor, Tensor, float], Tensor]
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def softmax_kl(super_logits: Tensor, base_logits: Tensor) -> Tensor:
@@ -41,63 +50,33 @@ def sigmoid_kl(super_logits: Tensor, base_logits: Tensor) -> Tensor:
     return (yes + no).sum() / p.max(dim=-1).values.sum().clamp(min=1)
 
 
-def _feature_kl(
-    rows: Callable[[Tensor], Tensor], super_feat: Tensor, base_feat: Tensor, temperature: float, standardised: bool
+def _feature_loss(
+    rows: Callable[[Tensor], Tensor],
+    loss: Loss,
+    standardised: bool,
+    super_feat: Tensor,
+    base_feat: Tensor,
+    temperature: float = 1.0,
 ) -> Tensor:
-    super_rows, base_rows = rows(super_feat.float()), rows(base_feat.float())
+    """``loss`` of both nets' features as ``rows``."""
+    super_rows, base_rows = rows(super_feat.detach().float()), rows(base_feat.float())
     if standardised:
-        super_rows, base_rows = _standardise(super_rows), _standardise(base_rows)
-    return softmax_kl(super_rows / temperature, base_rows / temperature)
+        super_rows, base_rows = (F.layer_norm(rows, rows.shape[-1:]) for rows in (super_rows, base_rows))
+    return loss(super_rows / temperature, base_rows / temperature)
 
 
-def _standardise(rows: Tensor) -> Tensor:
-    return F.layer_norm(rows, rows.shape[-1:])
+def _maps(feat: Tensor) -> Tensor:
+    return feat.flatten(2).flatten(0, 1)
 
 
-def gap_channel_kl(
-    super_feat: Tensor, base_feat: Tensor, temperature: float = 1.0, standardised: bool = False
-) -> Tensor:
-    """KL over channels of globally average-pooled features, as the authors train detectors.
-
-    1/N · Σ_n KL(p_n ‖ q_n), where p_n is the softmax over the C channel means of image n.
-    """
-    return _feature_kl(lambda feat: feat.mean((2, 3)), super_feat, base_feat, temperature, standardised)
-
-
-def channel_kl(super_feat: Tensor, base_feat: Tensor, temperature: float = 1.0, standardised: bool = False) -> Tensor:
-    """KL over channels, each position on its own.
-
-    1/(N·H·W) · Σ_n Σ_hw KL(p_nhw ‖ q_nhw), where p_nhw is the softmax over the C channels at position hw of image n.
-    """
-
-    def positions(feat: Tensor) -> Tensor:
-        return feat.flatten(2).transpose(1, 2).flatten(0, 1)
-
-    return _feature_kl(positions, super_feat, base_feat, temperature, standardised)
-
-
-def spatial_kl(super_feat: Tensor, base_feat: Tensor, temperature: float = 1.0, standardised: bool = False) -> Tensor:
-    """KL over positions, each channel on its own.
-
-    1/(N·C) · Σ_n Σ_c KL(p_nc ‖ q_nc), where p_nc is the softmax over the H·W positions of channel c of image n.
-    """
-    return _feature_kl(lambda feat: feat.flatten(2).flatten(0, 1), super_feat, base_feat, temperature, standardised)
-
-
-def l2(super_feat: Tensor, base_feat: Tensor, temperature: float = 1.0, standardised: bool = False) -> Tensor:
-    """Mean squared difference, the loss of the authors' YOLO; standardised a channel of an image.
-
-    1/(N·C·H·W) · Σ (super − base)² / T². Standardised it is 2 · (1 − r), averaged over channels, where r is the
-    correlation of both nets' maps of a channel.
-    """
-    super_rows, base_rows = (feat.float().flatten(2) for feat in (super_feat.detach(), base_feat))
-    if standardised:
-        super_rows, base_rows = _standardise(super_rows), _standardise(base_rows)
-    return F.mse_loss(base_rows, super_rows) / temperature**2
-
-
-_PLAIN = {'gap_channel': gap_channel_kl, 'channel': channel_kl, 'spatial': spatial_kl, 'l2': l2}
-FEATURE_LOSSES: dict[str, FeatureLoss] = {
-    **_PLAIN,
-    **{f'std_{name}': partial(loss, standardised=True) for name, loss in _PLAIN.items()},
+_PLAIN: dict[str, tuple[Callable[[Tensor], Tensor], Loss]] = {
+    'gap_channel': (lambda feat: feat.mean((2, 3)), softmax_kl),
+    'channel': (lambda feat: feat.flatten(2).transpose(1, 2).flatten(0, 1), softmax_kl),
+    'spatial': (_maps, softmax_kl),
+    'l2': (_maps, F.mse_loss),
+}
+FEATURE_LOSSES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    prefix + name: partial(_feature_loss, rows, loss, bool(prefix))
+    for prefix in ('', 'std_')
+    for name, (rows, loss) in _PLAIN.items()
 }

@@ -77,8 +77,8 @@ class SelfDistillation:
     def attach(self) -> None:
         """Put this in the place of the detector's forward; a wrapper of it that stands there is called in turn.
 
-        It is an instance attribute: torch's forward hooks stand before or after one pass, and two passes made of them
-        would have to share their state through an object, while DDP and train_step call nothing else of a detector.
+        There is no other way without a subclass of every detector: ``forward`` is all that DDP and ``train_step`` call,
+        and torch's forward hooks stand before or after one pass, where the two passes would have to share state.
 
         Raises:
             UserError: another one is attached.

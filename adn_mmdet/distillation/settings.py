@@ -62,21 +62,18 @@ class DistillationSettings:
         for name, valid in (('feature', FEATURE_LOSSES), ('mode', MODES)):
             if (value := getattr(self, name)) not in tuple(valid):
                 raise UserError(f'{name} should be one of {", ".join(valid)}, but got {value!r}')
-        if not _is_index(self.warmup_iters):
+        if not _is_count(self.warmup_iters):
             raise UserError(f'warmup_iters should be a whole number, 0 or more, but got {self.warmup_iters!r}')
-        if (levels := self.levels) is not None and not _are_indices(levels):
-            given = list(levels) if isinstance(levels, tuple) else levels
-            raise UserError(f'levels should be indices of outputs, each once, such as [0, 1], but got {given!r}')
+        if (levels := self.levels) is not None:
+            are_counts = isinstance(levels, (list, tuple)) and all(map(_is_count, levels))
+            if not are_counts or not 0 < len(levels) == len(set(levels)):
+                given = list(levels) if isinstance(levels, tuple) else levels
+                raise UserError(f'levels should be indices of outputs, each once, such as [0, 1], but got {given!r}')
 
 
 def _is_finite(value: object) -> bool:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_number and abs(value) <= sys.float_info.max  # type: ignore[arg-type]
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
-def _is_index(value: object) -> bool:
+def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _are_indices(values: object) -> bool:
-    return isinstance(values, (list, tuple)) and all(map(_is_index, values)) and 0 < len(values) == len(set(values))

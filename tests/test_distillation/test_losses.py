@@ -5,8 +5,9 @@ import torch
 from torch.nn import functional as F
 
 from adn_mmdet.distillation import FEATURE_LOSSES
-from adn_mmdet.distillation.losses import channel_kl, gap_channel_kl, l2, sigmoid_kl, softmax_kl, spatial_kl
+from adn_mmdet.distillation.losses import sigmoid_kl, softmax_kl
 
+GAP_CHANNEL, CHANNEL, SPATIAL, L2 = (FEATURE_LOSSES[name] for name in ('gap_channel', 'channel', 'spatial', 'l2'))
 LOG3 = math.log(3)
 # A sigmoid_kl of rows, by hand: one anchor, two classes.
 P, Q = (3 / 4, 1 / 2), (1 / 2, 1 / 4)
@@ -21,7 +22,7 @@ def test_gap_channel_by_hand():
     super_feat = torch.zeros(2, 2, 1, 2)
     super_feat[0, 0, 0] = torch.tensor([0.0, 2 * LOG3])
     expected = kl([3 / 4, 1 / 4], [1 / 2, 1 / 2]) / 2  # the second image adds 0
-    assert gap_channel_kl(super_feat, torch.zeros(2, 2, 1, 2)).item() == pytest.approx(expected, abs=1e-6)
+    assert GAP_CHANNEL(super_feat, torch.zeros(2, 2, 1, 2)).item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_channel_by_hand():
@@ -29,7 +30,7 @@ def test_channel_by_hand():
     super_feat, base_feat = torch.zeros(1, 2, 1, 2), torch.zeros(1, 2, 1, 2)
     super_feat[0, 0, 0, 0], base_feat[0, 1, 0, 0] = LOG3, LOG3
     expected = kl([3 / 4, 1 / 4], [1 / 4, 3 / 4]) / 2  # averaged over two positions
-    assert channel_kl(super_feat, base_feat).item() == pytest.approx(expected, abs=1e-6)
+    assert CHANNEL(super_feat, base_feat).item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_spatial_by_hand():
@@ -37,25 +38,26 @@ def test_spatial_by_hand():
     super_feat, base_feat = torch.zeros(1, 2, 1, 2), torch.zeros(1, 2, 1, 2)
     super_feat[0, 0, 0, 0], base_feat[0, 0, 0, 1] = LOG3, LOG3
     expected = kl([3 / 4, 1 / 4], [1 / 4, 3 / 4]) / 2  # averaged over two channels
-    assert spatial_kl(super_feat, base_feat).item() == pytest.approx(expected, abs=1e-6)
+    assert SPATIAL(super_feat, base_feat).item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_l2_by_hand():
     super_feat, base_feat = torch.zeros(1, 2, 1, 2), torch.zeros(1, 2, 1, 2)
     super_feat[0, 0, 0, 0], base_feat[0, 1, 0, 1] = 3, -1
-    assert l2(super_feat, base_feat).item() == pytest.approx((9 + 1) / 4)
+    assert L2(super_feat, base_feat).item() == pytest.approx((9 + 1) / 4)
     # Each map has a mean of 0 and a deviation of 1 when standardised: (1, -1) against (-1, 1), and (1, -1) twice.
     super_feat = torch.tensor([5.0, 1.0, 3.0, 1.0]).view(1, 2, 1, 2)
     base_feat = torch.tensor([1.0, 2.0, 9.0, 2.0]).view(1, 2, 1, 2)
-    assert l2(super_feat, base_feat, standardised=True).item() == pytest.approx((4 + 4) / 4, rel=1e-4)
+    assert FEATURE_LOSSES['std_l2'](super_feat, base_feat).item() == pytest.approx((4 + 4) / 4, rel=1e-4)
 
 
-@pytest.mark.parametrize('loss', [gap_channel_kl, channel_kl, spatial_kl, l2])
-def test_standardised_does_not_depend_on_scale_and_offset(loss):
+@pytest.mark.parametrize('name', ['gap_channel', 'channel', 'spatial', 'l2'])
+def test_standardised_does_not_depend_on_scale_and_offset(name):
+    loss, standardised = FEATURE_LOSSES[name], FEATURE_LOSSES[f'std_{name}']
     super_feat, base_feat = torch.randn(2, 3, 4, 5, 6, dtype=torch.float64)
     other = 7 * base_feat + 2
-    value = loss(super_feat, base_feat, standardised=True)
-    assert torch.allclose(loss(super_feat, other, standardised=True), value, rtol=1e-3)
+    value = standardised(super_feat, base_feat)
+    assert torch.allclose(standardised(super_feat, other), value, rtol=1e-3)
     assert not torch.allclose(loss(super_feat, other), loss(super_feat, base_feat), rtol=1e-1)
 
 
@@ -66,7 +68,7 @@ def test_standardised_is_the_plain_loss_of_standard_scores():
         mean, variance = feat.mean((2, 3), keepdim=True), feat.var((2, 3), correction=0, keepdim=True)
         return (feat - mean) / (variance + 1e-5).sqrt()
 
-    expected = spatial_kl(scores(super_feat), scores(base_feat), 2.0)
+    expected = SPATIAL(scores(super_feat), scores(base_feat), 2.0)
     assert torch.allclose(FEATURE_LOSSES['std_spatial'](super_feat, base_feat, 2.0), expected, rtol=1e-4)
 
 
