@@ -24,7 +24,7 @@ demo: export OMP_NUM_THREADS = 1
 demo: $(READY)
 	$(PYTHON) tools/make_shapes.py data/shapes
 	$(PYTHON) tools/train.py $(CONFIG) --work-dir $(DEMO)
-	$(PYTHON) tools/test.py $(CONFIG) "$$(cat $(DEMO)/last_checkpoint)" --skip FFFF,TTTT --work-dir $(DEMO) --show-dir $(DEMO)/pictures \
+	$(PYTHON) tools/test.py $(CONFIG) "$$(cat $(DEMO)/last_checkpoint)" --skip FFFF,TTTT --work-dir $(DEMO)/look --show-dir $(DEMO)/pictures \
 		--cfg-options test_dataloader.dataset.indices=4
 	$(PYTHON) tools/test.py $(CONFIG) "$$(cat $(DEMO)/last_checkpoint)" --skip all --work-dir $(DEMO)
 	$(PYTHON) tools/report.py $(DEMO) --pictures $(DEMO)/pictures
