@@ -82,13 +82,22 @@ def load_config(path: str, cfg_options: Mapping[str, Any] | None = None, work_di
         cfg = Config.fromfile(path)
     except Exception as error:  # a config is code: whatever it raises
         raise UserError(explain_reading(error, path)) from error
-    require_known(cfg._cfg_dict, cfg_options or {})
-    cfg.merge_from_dict(dict(cfg_options or {}))
+    override(cfg, cfg_options or {})
+    cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(path).stem)
+    return cfg
+
+
+def override(cfg: Config, options: Mapping[str, Any]) -> None:
+    """Change a config in place by dotted names, and check what it then holds.
+
+    Raises:
+        UserError: as :func:`load_config`.
+    """
+    require_known(cfg._cfg_dict, options)
+    cfg.merge_from_dict(dict(options))
     _require_names(cfg)
     require_sections(cfg, 'model')
     _require_numbers(cfg)
-    cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(path).stem)
-    return cfg
 
 
 def require_sections(cfg: Config, *names: str) -> None:

@@ -144,6 +144,8 @@ def require_known(config: Mapping[str, Any], options: Mapping[str, Any]) -> None
             if isinstance(part, (list, tuple)):
                 if not (name.isdecimal() and int(name) < len(part)):
                     raise UserError(f'--cfg-options {option}: {path} is a list of {len(part)}, which has no {name}')
+                if option == f'{path}.{name}':  # which mmengine cannot do
+                    raise UserError(f'--cfg-options {option}: give the whole list, {path}=[…]')
                 part = part[int(name)]
             elif not isinstance(part, Mapping):
                 if f'{path}._delete_' in options:

@@ -1,6 +1,6 @@
 """Damages what readers are given: all of it is refused in one line, or read as what it is. A short run is in the tests.
 
-By hand: ``python tests/fuzz.py checkpoints --number 10000``, ``python tests/fuzz.py results --number 10000``.
+By hand: ``python tests/fuzz.py checkpoints --number 10000``, and so on; ``--help`` lists the readers.
 """
 
 from __future__ import annotations
@@ -285,13 +285,16 @@ READERS: dict[str, Callable[[int, int, Path], Outcomes]] = {
 
 def main() -> None:
     """Run the command line."""
+    from fuzz_inputs import READERS as OF_INPUTS
+
+    readers = READERS | OF_INPUTS
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('reader', choices=READERS)
+    parser.add_argument('reader', choices=readers)
     parser.add_argument('--number', type=int, default=10_000)
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        outcomes = READERS[args.reader](args.number, args.seed, Path(folder))
+        outcomes = readers[args.reader](args.number, args.seed, Path(folder))
     print(f'{args.number} of {args.reader}: {dict(outcomes)}; no other outcome')
 
 

@@ -1,5 +1,6 @@
 import re
 
+import fuzz_inputs
 import pytest
 from conftest import DEMO_CONFIG
 
@@ -21,6 +22,7 @@ REFUSED = {
     'model.test_cfg.rcnn.scor_thr': 'model.test_cfg.rcnn has no scor_thr: did you mean score_thr?',
     'custom_hooks.0.alhpa': 'custom_hooks.0 (SkipAwareDistillationHook) has no alhpa: did you mean alpha?',
     'custom_hooks.5.alpha': 'custom_hooks is a list of 1, which has no 5',
+    'custom_hooks.0': 'give the whole list, custom_hooks=[',
     'model.test_cfg.rcnn.score_thr.x': 'score_thr is 0.05, which has no keys',
     'default_hooks.checkpiont.interval': 'default_hooks has no checkpiont: did you mean checkpoint?',
     'train_cfg.max_iter': 'train_cfg (IterBasedTrainLoop) has no max_iter: did you mean max_iters?',
@@ -58,3 +60,7 @@ def test_keys_that_someone_takes(demo):
 def test_a_variable_changes_nothing_any_more(demo):
     with pytest.warns(UserWarning, match='data_root: a variable .*such as train_dataloader.dataset.data_root'):
         require_known(demo, {'data_root': 'elsewhere/'})
+
+
+def test_damaged_options_are_refused_or_do_what_they_say(tmp_path):
+    assert fuzz_inputs.command_lines(40, seed=0, folder=tmp_path).keys() == {'refused', 'read'}

@@ -1,3 +1,4 @@
+import fuzz_inputs
 import pytest
 
 from adn_mmdet import SkipConfig, UserError
@@ -41,3 +42,7 @@ def test_flags_are_a_tuple_of_bools(flags):
         UserError, match='SkipConfig takes a tuple of bools, but got .*: read codes by SkipConfig.parse'
     ):
         SkipConfig(flags)
+
+
+def test_damaged_codes_are_refused_or_what_they_say(tmp_path):
+    assert fuzz_inputs.skip_codes(500, seed=0, folder=tmp_path).keys() == {'refused', 'read'}

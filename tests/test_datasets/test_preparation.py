@@ -8,6 +8,8 @@ import shutil
 import sys
 import warnings
 
+import cv2
+import fuzz_inputs
 import numpy as np
 import pytest
 import torch
@@ -298,3 +300,26 @@ def test_a_copy_that_cannot_be_written(cfg, tmp_path):
         content['annotations'][0]['segmentation'] = []
     with pytest.raises(UserError, match='cannot write .*run/annotations/.*give another --work-dir'):
         prepare_data(cfg, 'train')
+
+
+def test_damaged_files_are_refused_or_can_be_used(tmp_path):
+    outcomes = fuzz_inputs.annotations(80, seed=0, folder=tmp_path)
+    assert outcomes.keys() == {'refused', 'used'}
+
+
+def test_the_largest_ids_change_no_number(tmp_path):
+    found = []
+    for change in (lambda number: number, lambda number: 2**63 - number):
+        content = fuzz_inputs.annotation_file()
+        for entry in [*content['images'], *content['annotations']]:
+            entry['id'] = change(entry['id'])
+        for annotation in content['annotations']:
+            annotation['image_id'] = change(annotation['image_id'])
+        (tmp_path / 'fuzzed.json').write_text(json.dumps(content))
+        for number in (1, 2, 3):
+            cv2.imwrite(str(tmp_path / f'{number}.png'), np.zeros((48, 64, 3), np.uint8))
+        cfg = fuzz_inputs.data_config(tmp_path, 'test')
+        assert warnings_of(cfg, 'test') == []
+        found.append(fuzz_inputs.load_and_evaluate(cfg, 'test'))
+    assert found[0]['coco/bbox_mAP'] == found[0]['coco/segm_mAP'] == 1
+    assert str(found[0]) == str(found[1])  # NaN is not equal to itself
