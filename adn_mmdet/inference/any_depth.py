@@ -191,7 +191,7 @@ class AnyDepthInferencer(StrictInferencer):
 
     @cached_property
     def checkpoint_sha256(self) -> str | None:
-        """The hash of the weights' file; None of a URL."""
+        """The hash of the weights' file; None where there is no file, such as in a remote storage."""
         return file_sha256(self.weights) if os.path.isfile(self.weights) else None
 
     def forward(self, inputs: dict[str, Any], **kwargs: Any) -> list[DetDataSample]:

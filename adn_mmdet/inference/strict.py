@@ -25,6 +25,7 @@ from torch import nn
 
 from ..backbones.compiled import compile_stages
 from ..checkpoints import load_for_testing, read_weights
+from ..checkpoints.web import cached
 from ..config import coco_dataset, load_config
 from ..cost.timing import find_device, require_counts
 from ..errors import UserError
@@ -45,7 +46,7 @@ class StrictInferencer(DetInferencer):
     Args:
         model: a config file, a config, or the name of one of mmdet's models; None takes the config in ``weights``,
             which is read as data (see :mod:`~adn_mmdet.inference.config_text`).
-        weights: a checkpoint, whose weights must all fit; None takes those of mmdet's model.
+        weights: a checkpoint or its URL, whose weights must all fit; None takes those of mmdet's model.
         device: such as ``cuda:0``; None takes a GPU if there is one.
         scope: as in DetInferencer.
         palette: as in DetInferencer.
@@ -167,7 +168,8 @@ class StrictInferencer(DetInferencer):
         return VideoWriter(folder / name, video.fps, lambda partial: note_output(folder, name, file_sha256(partial)))
 
     def _init_model(self, cfg: ConfigDict, weights: str, device: str = 'cpu') -> nn.Module:
-        self.weights = os.path.expanduser(weights)
+        is_url = weights.startswith(('http://', 'https://'))
+        self.weights = str(cached(weights)) if is_url else os.path.expanduser(weights)
         checkpoint = CheckpointLoader.load_checkpoint(self.weights, map_location='cpu')
         if not cfg:  # DetInferencer would run its text
             cfg.update(config_of_checkpoint(checkpoint, self.weights))

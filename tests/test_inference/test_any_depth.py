@@ -1,6 +1,9 @@
+import os
 import shutil
 import threading
 import weakref
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import cv2
 import mmcv
@@ -263,6 +266,30 @@ def test_weights_that_do_not_fit(tiny_cfg, checkpoint, tmp_path):
     torch.save(weights, tmp_path / 'nan.pth')
     with pytest.raises(UserError, match='neck.lateral_convs.0.conv.bias holds NaN'):
         AnyDepthInferencer(tiny_cfg, tmp_path / 'nan.pth', 'cpu')
+
+
+@pytest.fixture
+def server(checkpoint, tmp_path, monkeypatch):
+    """The address of a folder with the weights; torch's cache is this test's."""
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
+    shutil.copy(checkpoint, tmp_path / 'tiny.pth')
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f'http://127.0.0.1:{server.server_port}'
+        server.shutdown()
+
+
+def test_weights_from_the_web_are_loaded_as_a_local_file(tiny_cfg, checkpoint, image, inferencer, server, tmp_path):
+    """So that what is known of that file (its AP, its latency) holds, and that nothing in it runs."""
+    remote = AnyDepthInferencer(tiny_cfg, f'{server}/tiny.pth', 'cpu', show_progress=False)
+    assert remote.checkpoint_sha256 == inferencer.checkpoint_sha256 is not None
+    assert predict(remote, image, skip='TTFF') == predict(inferencer, image, skip='TTFF')
+    (tmp_path / 'crafted.pth').write_bytes(b'\x80\x04cposix\nsystem\n(S"touch hacked"\ntR.')
+    for name in ('crafted', 'none'):
+        with pytest.raises(UserError, match=f'cannot use {server}/{name}.pth'):
+            AnyDepthInferencer(tiny_cfg, f'{server}/{name}.pth', 'cpu')
+    assert not os.path.exists('hacked')
 
 
 def test_models_and_devices_that_are_not_there(checkpoint):
