@@ -26,7 +26,7 @@ from ..files import file_sha256
 from ..results.pareto import Point, best_under_budget, pareto_front
 from ..skip_config import SkipConfig
 from .budget import cache_folder, calibrate, worth_by_accuracy, worth_by_depth
-from .inputs import Image
+from .inputs import Image, require_paths
 from .strict import StrictInferencer
 from .video import Video
 
@@ -70,6 +70,7 @@ class AnyDepthInferencer(StrictInferencer):
         allow_untrained: bool = False,
         **kwargs: Any,
     ) -> None:
+        require_paths(sub_nets=sub_nets, images=images, cache_dir=cache_dir)
         super().__init__(model, weights, device, **kwargs)
         has_depths = any(isinstance(module, AdaptiveDepthBackbone) for module in self.model.modules())
         self.backbone = find_backbone(self.model) if has_depths else None

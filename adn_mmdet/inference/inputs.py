@@ -62,6 +62,17 @@ def _require_image(image: Image) -> str | np.ndarray:
     return path
 
 
+def require_paths(**paths: Any) -> None:
+    """Make sure that arguments, given by name, are paths or None.
+
+    Raises:
+        UserError: one is not.
+    """
+    for name, value in paths.items():
+        if not isinstance(value, (str, os.PathLike, type(None))):
+            raise UserError(f'{name} should be a path, but got a {type(value).__name__}')
+
+
 def naming_what_fails(pipeline: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """A test pipeline whose errors are one line that names the image."""
 

@@ -32,7 +32,7 @@ from ..errors import UserError
 from ..files import file_sha256
 from ..ops.precision import autocast, keep_boxes_exact
 from .config_text import config_of_checkpoint
-from .inputs import Image, list_inputs, naming_what_fails
+from .inputs import Image, list_inputs, naming_what_fails, require_paths
 from .outputs import note_output, output_names, prediction_name, require_outputs, write_output
 from .pictures import draw_label, encode_picture, picture_name
 from .video import Video, VideoWriter
@@ -75,9 +75,7 @@ class StrictInferencer(DetInferencer):
         channels_last: bool = False,
         compiled: bool = False,
     ) -> None:
-        for name, value in (('model', model), ('weights', weights)):
-            if not isinstance(value, (str, os.PathLike, type(None), *([Config, dict] if name == 'model' else []))):
-                raise UserError(f'{name} should be a path, but got a {type(value).__name__}')
+        require_paths(weights=weights, model=None if isinstance(model, (Config, dict)) else model)
         if weights is None and (model is None or not isinstance(model, str) or model.endswith('.py')):
             raise UserError('there are no weights to run: give weights=CHECKPOINT')
         if device is not None:
@@ -135,6 +133,7 @@ class StrictInferencer(DetInferencer):
                 no inferencer wrote.
         """
         require_counts(batch_size=batch_size)
+        require_paths(out_dir=out_dir)
         images = self._inputs_to_list(inputs)
         outputs = []
         for predictions in [False] * (not no_save_vis) + [True] * (not no_save_pred) if out_dir else []:

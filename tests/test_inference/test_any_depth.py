@@ -308,7 +308,12 @@ def test_a_batch_of_none(inferencer, image):
         inferencer(image, batch_size=1.5)
 
 
-def test_arguments_of_other_types(checkpoint):
+def test_arguments_of_other_types(inferencer, image, checkpoint):
+    with pytest.raises(UserError, match='out_dir should be a path, but got a int'):
+        inferencer(image, out_dir=5)
+    for name in ('sub_nets', 'images', 'cache_dir'):
+        with pytest.raises(UserError, match=f'{name} should be a path, but got a list'):
+            AnyDepthInferencer('retinanet_r50_fpn_1x_coco', checkpoint, **{name: []})
     with pytest.raises(UserError, match='model should be a path, but got a int'):
         AnyDepthInferencer(5, checkpoint)
     with pytest.raises(UserError, match='weights should be a path, but got a dict'):
