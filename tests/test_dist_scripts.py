@@ -53,6 +53,23 @@ def test_two_ranks_train_and_test_as_one(tiny_options, tmp_path):
         assert len(boxes) and torch.equal(boxes, others)
 
 
+def test_machines_that_share_nothing_test_as_one(trained, tiny_options, tmp_path):
+    """Two processes that were started one by one, each the first of its machine and in a folder of its own."""
+    port, processes = free_port(), []
+    where = {'RANK': '0', 'LOCAL_RANK': '0', 'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port)}
+    arguments = ['--work-dir', 'run', '--out', 'found.pkl', '--skip', 'FFFF,TTTT', *tiny_options]
+    line = command('test.py', DEMO_CONFIG, trained / 'iter_4.pth', '--launcher', 'pytorch', *arguments)
+    for rank in range(2):
+        (tmp_path / str(rank)).mkdir()
+        line['env'] |= where | {'RANK': str(rank)}
+        processes.append(subprocess.Popen(**line, cwd=tmp_path / str(rank), stderr=subprocess.PIPE))
+    errors = [process.communicate(timeout=200)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    assert len(json.loads((tmp_path / '0' / 'run' / 'sub_nets.json').read_text())['rows']) == 2
+    assert len(pickle.loads((tmp_path / '0' / 'found_TTTT.pkl').read_bytes())) == 6
+    assert not (tmp_path / '1' / 'run' / 'sub_nets.json').exists()
+
+
 @pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh'])
 def test_what_is_left_out_is_said(script):
     result = shell(script, 'config.py')
@@ -81,21 +98,11 @@ def test_a_signal_to_the_script_saves_and_exits_with_75(tiny_options, tmp_path):
 
 
 RANK = """
-import os, signal, sys, time
-rank, folder = int(os.environ['RANK']), sys.argv[1]
-
-def save(number, frame):
-    time.sleep(1 + rank)
-    os._exit(75 if sys.argv[2] == '75' else 0)
-
-for number in (signal.SIGTERM, signal.SIGUSR1):
-    if sys.argv[2] != 'deaf':
-        signal.signal(number, save)
+import os, sys, time
+rank, folder, how = int(os.environ['RANK']), *sys.argv[1:3]
 open(f'{folder}/{rank}', 'w').close()
-if sys.argv[2] == 'ends':
-    time.sleep(2 * rank)
-    os.kill(os.getpid(), 9) if sys.argv[3 + rank] == '-9' else sys.exit(int(sys.argv[3 + rank]))
-time.sleep(60)
+time.sleep(60 if how == 'waits' else 2 * rank)
+sys.exit(int(sys.argv[3 + rank]))
 """
 
 
@@ -107,16 +114,15 @@ def two(tmp_path):
     return lambda *how: subprocess.Popen(**command('_torchrun.py', *line, *how), stderr=subprocess.PIPE)
 
 
-@pytest.mark.parametrize('codes, end', [((2, 0), 2), ((75, 0), 75), ((-9, 0), 137)])
-def test_the_launcher_ends_as_its_processes(two, codes, end):
-    process = two('ends', *codes)
-    assert process.wait(60) == end and 'Traceback' not in process.communicate()[1]
+def test_the_launcher_ends_as_its_processes(two):
+    process = two('ends', 2, 0)
+    assert process.wait(60) == 2 and 'Traceback' not in process.communicate()[1]
 
 
-@pytest.mark.parametrize('how, told', [('75', 'SIGUSR1'), ('deaf', 'SIGTERM'), ('deaf', 'SIGINT')])
-def test_signals_to_the_launcher_reach_its_processes(two, tmp_path, how, told):
+@pytest.mark.parametrize('told, end', [('SIGUSR1', PREEMPTED), ('SIGINT', 130)])
+def test_signals_to_the_launcher_reach_its_processes(two, tmp_path, told, end):
     """Those that do not know what to do yet have nothing to save either."""
-    process = two(how)
+    process = two('waits')
     wait_for(lambda: (tmp_path / '0').exists() and (tmp_path / '1').exists(), process)
     process.send_signal(signal.Signals[told])
-    assert process.wait(60) == (130 if told == 'SIGINT' else PREEMPTED)
+    assert process.wait(60) == end

@@ -86,7 +86,8 @@ def evaluate_sub_nets(
         loop = runner.test_loop
     dataset = loop.dataloader.dataset
     if dump:
-        runner.test_evaluator.metrics.append(AtomicDump(out_file_path=dump))
+        device = runner.test_evaluator.metrics[0].collect_device  # several machines share no folder to collect in
+        runner.test_evaluator.metrics.append(AtomicDump(out_file_path=dump, collect_device=device))
     outputs = outputs_asked(runner, runner.test_evaluator)
     once(lambda: require_outputs(outputs, codes, dataset), a_machine=True)
     if amp:
