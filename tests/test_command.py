@@ -1,10 +1,14 @@
 """How a script ends, whatever happens in it."""
 
 import io
+import signal
+import subprocess
 import sys
+import time
 
 import pytest
 from _command import command
+from tiny import ROOT
 
 from adn_mmdet import UserError
 
@@ -74,3 +78,22 @@ def test_a_full_disk_behind_the_output(monkeypatch, capsys):
 
         assert main([]) == 2
     assert 'No space left on device' in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_a_script_in_one_line(tmp_path):
+    command_line = [
+        sys.executable,
+        '-W',
+        'ignore',
+        str(ROOT / 'tools' / 'make_shapes.py'),
+        'out',
+        '--num-train',
+        '99999',
+    ]
+    process = subprocess.Popen(command_line, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob('out/*/train/*.png')) and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and error.splitlines()[-1] == 'stopped by Ctrl-C' and 'Traceback' not in error
+    assert not list((tmp_path / 'out').iterdir())

@@ -17,7 +17,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--num-train', type=int, default=600, help='training images')
     parser.add_argument('--num-val', type=int, default=60, help='validation images')
     parser.add_argument('--image-size', type=int, default=192, help='height and width in pixels')
-    parser.add_argument('--seed', type=int, default=0, help='another seed gives other images')
+    parser.add_argument('--seed', type=int, default=0, help='of all that is random in the images')
     return parser.parse_args(argv)
 
 

@@ -66,7 +66,7 @@ def read_coco(path: Path) -> Content:
     Raises:
         UserError: it is not sound JSON (says where it ends), or lacks COCO's lists.
     """
-    content = read_json(path, 'download it again, or make it anew', constants=True)
+    content = read_json(path, 'download it again, or export it again', constants=True)
     missing = TABLES.keys() - content.keys()
     if missing:
         raise UserError(f'{path} is not in COCO format: it lacks {", ".join(sorted(missing))}')
@@ -123,7 +123,7 @@ def some(items: Sequence[Any], most: int = SHOWN) -> str:
 def check_classes(content: Content, path: Path, classes: str | Sequence[str]) -> str | None:
     """Compare a config's classes with a file's categories.
 
-    mmdet takes the categories whose name is in ``classes``, in the file's order, and passes over names that it does not
+    mmdet takes the categories whose name is in ``classes``, in the file's order, and ignores names that it does not
     find: every label behind such a name would be another class.
 
     Returns:

@@ -52,9 +52,9 @@ class _Split(NamedTuple):
 
 
 def prepare_data(cfg: Config, *splits: str) -> None:
-    """Check the annotations and images that a run will read, once, and warn of what can be put up with.
+    """Check the annotations and images that a run will read, once, and warn of what a run can go on with.
 
-    Objects that mmdet or the evaluation would stumble over (:mod:`~adn_mmdet.datasets.annotations` lists them) are left
+    Objects that mmdet or the evaluation cannot use (:mod:`~adn_mmdet.datasets.annotations` lists them) are left
     out: the rest is written to ``cfg.work_dir/annotations/`` and the config pointed to it. Otherwise nothing is written
     or changed. Only data sets that are read as mmdet's CocoDataset reads them are looked into. Under a launcher the
     first rank of each machine does the work, and all ranks learn of it.

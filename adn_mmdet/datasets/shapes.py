@@ -117,7 +117,7 @@ def _held_files(out_dir: Path) -> list[Path]:
 
 
 def _require_equal(out_dir: Path, fresh: Path, held: list[Path]) -> None:
-    """Make sure that pictures are those that were made anew."""
+    """Make sure that the pictures that are there are the ones that this run would write."""
     for path in held:
         made = fresh / path.relative_to(out_dir)
         if not made.exists() or made.read_bytes() != path.read_bytes():

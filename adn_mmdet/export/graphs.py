@@ -96,7 +96,7 @@ def to_exported_program(detector: nn.Module) -> bytes:
         prefer_deferred_runtime_asserts_over_guards=True,
     )
     # torch's shape rule of max pooling asks whether a remainder is zero, and the answer for the example is asserted of
-    # every later size, although the rule gives the same size either way.
+    # every later size, although the rule returns the same size either way.
     for node in program.graph.nodes:
         if node.target is torch.ops.aten._assert_scalar.default:
             program.graph.erase_node(node)

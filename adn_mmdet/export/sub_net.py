@@ -151,6 +151,10 @@ def _require_free(out: str | os.PathLike[str]) -> Path:
     folder = Path(out).absolute()
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f'{out} is not empty: give a new or empty folder')
+    try:
+        partial_path(folder).exists()
+    except OSError as error:  # a name that is too long
+        raise UserError(f'cannot write to {out} ({error.strerror}): give another folder') from error
     require_writable(next(path for path in (folder, *folder.parents) if path.exists()))
     return folder
 

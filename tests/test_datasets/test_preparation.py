@@ -198,7 +198,7 @@ def test_data_that_cannot_be_used(cfg, tmp_path, split):
     refused('1 of .* images are missing, the first is .*000002.png')
 
 
-def test_what_can_be_put_up_with(cfg, tmp_path):
+def test_what_a_run_can_go_on_with(cfg, tmp_path):
     cfg.test_dataloader.dataset.metainfo.classes = ('triangle', 'circle', 'rectangle')
     with edited(tmp_path, 'val') as content:
         content['images'][1]['height'] = 65

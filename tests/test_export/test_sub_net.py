@@ -244,6 +244,7 @@ OPTIONS = {
     'disagree': ['--cfg-options', 'model.backbone.skip=FFFF'],
     'is not empty': ['full'],
     'cannot write to': ['weights.pth/out'],
+    'File name too long': ['x' * 240],
     'should have one adaptive-depth backbone, but has 0 (found ResNet)': [
         '--cfg-options',
         'model.backbone._delete_=True',
