@@ -47,7 +47,7 @@ def command(main: Main) -> Callable[..., int]:
             main(argv)
             sys.stdout.flush()
         except KeyboardInterrupt:
-            return _say('stopped by Ctrl-C', INTERRUPTED)
+            return _say('stopped by Ctrl-C', INTERRUPTED) if os.environ.get('RANK', '0') == '0' else INTERRUPTED
         except Exception as error:
             return _say(f'error: {explain(error)}', 2)
         finally:

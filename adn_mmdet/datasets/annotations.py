@@ -116,8 +116,14 @@ def _describe(row: Row, key: str) -> str:
 
 
 def some(items: Sequence[Any], most: int = SHOWN) -> str:
-    """The first of some items, as text."""
-    return ', '.join(map(str, items[:most])) + (', …' if len(items) > most else '')
+    """The first of some items, as text in one line."""
+    return ', '.join(map(plain, items[:most])) + (', …' if len(items) > most else '')
+
+
+def plain(item: Any, most: int = 300) -> str:
+    """An item as text that is one line and not endless, whatever a file holds."""
+    text = str(item) if str(item).isprintable() else ascii(item)
+    return text if len(text) <= most else f'{text[:most]}…'
 
 
 def check_classes(content: Content, path: Path, classes: str | Sequence[str]) -> str | None:

@@ -17,7 +17,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from ..errors import UserError
-from .annotations import Row
+from .annotations import Row, plain
 
 SAMPLE = 50
 ORIENTATION = 274  # the EXIF tag
@@ -43,7 +43,7 @@ def require_images(folder: Path, images: Sequence[Row]) -> None:
         bad = [path for path, size in sizes.items() if size == number]
         if bad:
             raise UserError(
-                f'{len(bad)} of {len(images)} images are {trouble}, the first is {bad[0]}: download them again'
+                f'{len(bad)} of {len(images)} images are {trouble}, the first is {plain(bad[0])}: download them again'
             )
 
 
@@ -72,7 +72,8 @@ def compare_sizes(folder: Path, images: Sequence[Row]) -> str | None:
     image, (height, width) = wrong[0]
     return (
         f'{len(wrong)} of {len(sample)} images looked at have another size than the annotations say: '
-        f'{folder / image["file_name"]} is {height}×{width} (height × width), not {image["height"]}×{image["width"]}'
+        f'{plain(folder / image["file_name"])} is {height}×{width} (height × width), '
+        f'not {image["height"]}×{image["width"]}'
     )
 
 
@@ -128,7 +129,9 @@ class _Named:
         except Exception as error:  # of cv2, where an image is resized to nothing, or an assertion on sizes
             what = ' '.join(f'{type(error).__name__}: {error}'.split())
             path = results.get('img_path')
-            raise UnreadableImageError(f'{type(self.transform).__name__} fails on {path} ({what:.200})') from error
+            raise UnreadableImageError(
+                f'{type(self.transform).__name__} fails on {plain(path)} ({what:.200})'
+            ) from error
 
     def __repr__(self) -> str:
         return repr(self.transform)
@@ -154,7 +157,7 @@ def _read(read: Callable[[], Any], path: str | None) -> Any:
         return read()
     except Exception as error:  # of the file system, of cv2, and of mmcv, where cv2 returns nothing
         reason = error.strerror if isinstance(error, OSError) and error.strerror else 'it is no whole image'
-        raise UnreadableImageError(f'cannot read the image {path} ({reason}): download it again') from error
+        raise UnreadableImageError(f'cannot read the image {plain(path)} ({reason}): download it again') from error
 
 
 def _require_size(path: str, said: dict[str, Any]) -> None:
@@ -166,7 +169,9 @@ def _require_size(path: str, said: dict[str, Any]) -> None:
         except Image.DecompressionBombError as error:
             most = Image.MAX_IMAGE_PIXELS or 0
             if said.get('height', 0) * said.get('width', 0) <= most:
-                raise UnreadableImageError(f'cannot read the image {path}: it has over {2 * most} pixels') from error
+                raise UnreadableImageError(
+                    f'cannot read the image {plain(path)}: it has over {2 * most} pixels'
+                ) from error
 
 
 def _require_whole(path: str) -> None:
@@ -180,4 +185,4 @@ def _require_whole(path: str) -> None:
         with Image.open(path) as image:  # what follows the end may be another's data: Pillow knows
             image.load()
     except OSError as error:
-        raise UnreadableImageError(f'cannot read the image {path} ({error}): download it again') from error
+        raise UnreadableImageError(f'cannot read the image {plain(path)} ({error}): download it again') from error
