@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.launcher != 'none':
         raise UserError(f'--launcher {args.launcher}: norms are recalibrated in one process, leave --launcher out')
     check_skip(args)
-    path = recalibrate(run_config(args, 'train_dataloader'), args.checkpoint, args.skip, args.batches, args.out)
+    path = recalibrate(run_config(args), args.checkpoint, args.skip, args.batches, args.out)
     print(f'saved {path}, for tools/test.py --skip {args.skip} --norms {path}')
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from rich.table import Table
-from rich.text import Text
 from torch import Tensor
 
 from ..backbones import AdaptiveDepthResNet
@@ -47,14 +46,14 @@ class Conversion:
 
     def report(self, title: str) -> Table:
         """A table of what was mapped, cloned and dropped."""
-        table = Table('', 'number', 'which', title=Text(title))  # a Text, unlike a str, is never taken for markup
+        table = Table('', 'number', 'which', title=title)
         rows = {
             f'mapped, without the prefix {self.prefix}' if self.prefix else 'mapped': list(self.weights),
             'of these renamed': [f'{old} → {new}' for old, new in self.renamed.items()],
             'dropped': self.dropped,
         }
         for what, names in rows.items():
-            table.add_row(Text(what), str(len(names)), Text(listed(names)))
+            table.add_row(what, str(len(names)), listed(names))
         cloned = 'the skipped sub-networks are untrained' if self.num_untrained_norms else ''
         table.add_row('norms cloned when loaded', str(self.num_untrained_norms), cloned)
         return table

@@ -26,7 +26,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..backbones.adaptive_depth import Skip, find_backbone
 from ..backbones.features import unwrap
-from ..config import require_output
+from ..config import require_output, require_sections
 from ..datasets.images import name_unreadable
 from ..datasets.preparation import prepare_data
 from ..errors import UserError
@@ -130,8 +130,7 @@ def recalibrate(
     checkpoint = os.path.expanduser(checkpoint)
     if not isinstance(num_batches, int) or num_batches < 1:
         raise UserError(f'--batches should be at least 1, but got {num_batches}')
-    if not cfg.get('train_dataloader'):
-        raise UserError(f'{cfg.filename} has no train_dataloader, whose images the norms are recalibrated on')
+    require_sections(cfg, 'train_dataloader')
     prepare_data(cfg, 'train')
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     detector = MODELS.build(cfg.model)

@@ -8,7 +8,6 @@ then falls back to unpickling anything. Importing this module replaces mmengine'
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import logging
 import os
@@ -21,13 +20,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, BinaryIO
 
-import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer, print_log
+from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
 from ..errors import UserError
+from .rebuilt import ALLOWED
 
 FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 COUNTERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
@@ -38,52 +37,14 @@ _WHOLE: set[tuple[int, ...]] = set()  # the files that were found to be whole
 _ALLOWING = threading.Lock()  # torch has one allow-list for all threads
 
 
-class _History(HistoryBuffer):
-    """What becomes of a HistoryBuffer in a file: its numbers. mmengine's own lets a file replace methods."""
-
-    def __init__(self) -> None:
-        raise pickle.UnpicklingError('a HistoryBuffer that was not saved by mmengine')
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        numbers = [np.array(state[name]) for name in ('_log_history', '_count_history')]
-        if any(values.ndim != 1 or values.dtype.kind not in 'biuf' for values in numbers):
-            raise pickle.UnpicklingError('a HistoryBuffer of something else than numbers')
-        HistoryBuffer.__init__(self, *numbers, max_length=int(state['max_length']))
-        self.__class__ = HistoryBuffer
-
-
-def history_buffer_method(owner: type, name: str) -> str:
-    """What ``getattr`` does in a checkpoint: mmengine names the methods of HistoryBuffer, of which nothing is kept."""
-    if owner is _History and not name.startswith('_') and name in vars(HistoryBuffer):
-        return name
-    raise pickle.UnpicklingError(f'getattr of {name!r} from {owner!r}')
-
-
-def _allow_list() -> list[Any]:
-    """What mmengine's log history, numpy numbers and command lines (which only hold attributes) are rebuilt from."""
-    dtypes = {type(np.dtype(kind)) for kind in ('f4', 'f8', 'i4', 'i8', 'u1', 'bool')}
-    reconstruct = np.zeros(0).__reduce__()[0]  # numpy's own, wherever this version keeps it
-    scalar = np.float64(0).__reduce__()[0]
-    by_name = [
-        (function, f'numpy.{core}.multiarray.{name}')  # numpy 1 and numpy 2 name the same function differently
-        for function, name in ((reconstruct, '_reconstruct'), (scalar, 'scalar'))
-        for core in ('core', '_core')
-    ]
-    replaced = [
-        (_History, f'{HistoryBuffer.__module__}.{HistoryBuffer.__name__}'),
-        (history_buffer_method, 'builtins.getattr'),
-    ]
-    return [argparse.Namespace, np.ndarray, np.dtype, *dtypes, *by_name, *replaced]
-
-
 @contextlib.contextmanager
-def _allowing(names: list[Any]) -> Iterator[None]:
-    """Let torch unpickle these, whatever else was allowed before: mmengine's fork allows ``getattr`` itself."""
+def _allowing() -> Iterator[None]:
+    """Let torch unpickle ``ALLOWED``, whatever else was allowed before: mmengine's fork allows ``getattr`` itself."""
     with _ALLOWING:
         others = torch.serialization.get_safe_globals()
         torch.serialization.clear_safe_globals()
         try:
-            with torch.serialization.safe_globals(names):
+            with torch.serialization.safe_globals(ALLOWED):
                 yield
         finally:
             torch.serialization.add_safe_globals(others)
@@ -109,7 +70,7 @@ def load_from_local(path: str | os.PathLike[str], map_location: Any = None, *, t
     try:
         with open(path, 'rb') as file:
             has_checksums = _require_whole(file, path)
-            with _allowing(_allow_list()):
+            with _allowing():
                 content = torch.load(file, map_location=map_location, weights_only=not trust)
     except UserError:
         raise

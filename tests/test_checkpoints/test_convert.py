@@ -265,14 +265,6 @@ def test_command(main, vd, paths, capsys):
     assert load_from_local(out)['meta']['ema'] is False
 
 
-def test_names_in_a_file_are_no_markup(main, paths, capsys):
-    source, out = paths
-    torch.save({'[/x]': torch.ones(1), **LAYOUTS['ddp'](authors_resnet('resnet50').state_dict())}, source)
-    assert main([str(source), str(out.with_name('[red]out.pth'))]) == 0
-    printed = capsys.readouterr().out
-    assert '[/x]' in printed and '[red]out.pth' in printed.replace('\n', '')
-
-
 class Options(dict):
     """A class of somebody's script, which no allow-list knows."""
 
