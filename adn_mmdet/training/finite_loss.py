@@ -61,9 +61,10 @@ def _describe(runner: Runner, data_batch: Any, losses: dict[str, Any]) -> str:
     rates = ', '.join(f'{name} = {values[0]:g}' for name, values in runner.optim_wrapper.get_lr().items())
     paths = _image_paths(data_batch.get('data_samples')) if isinstance(data_batch, dict) else []
     images = f', on the images {", ".join(paths)}' if paths else ''
+    look = 'look at these images and their annotations' if paths else 'look at the data'
     return (
-        f'iteration {runner.iter + 1}: {faulty}, with {rates}{images}. No checkpoint was written: look at these images '
-        'and their annotations, or lower the learning rate, and go on from the previous one (--resume)'
+        f'iteration {runner.iter + 1}: {faulty}, with {rates}{images}. No checkpoint was written: {look}, or lower '
+        'the learning rate, and go on from the previous one (--resume)'
     )
 
 

@@ -132,7 +132,7 @@ def _short(value: Any) -> str:
 def _compare(name: str, old: Any, new: Any) -> Iterator[Difference]:
     """Where two trees differ."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for key in {**old, **new}.keys() - NO_MATTER:
+        for key in (key for key in {**old, **new} if key not in NO_MATTER):
             yield from _compare(f'{name}.{key}', old.get(key), new.get(key))
     elif isinstance(old, list | tuple) and isinstance(new, list | tuple) and len(old) == len(new):
         for index, (before, now) in enumerate(zip(old, new)):
