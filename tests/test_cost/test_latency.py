@@ -174,7 +174,7 @@ def test_images_are_those_that_are_given(shapes):
 
 
 def test_what_detections_cost_is_timed(shapes):
-    """The mask head runs where something is found, which noise does not offer: the reason for real images."""
+    """The mask head runs where something is found: the reason for real images."""
     cfg = small_images(tiny_config('mask_rcnn'))
     detector, calls = build(cfg), []
     detector.roi_head.mask_head.register_forward_hook(lambda *args: calls.append(len(args[2])))

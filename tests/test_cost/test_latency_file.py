@@ -73,7 +73,7 @@ def test_all_codes_of_untrained_weights(main, config, tmp_path, capsys):
     path = tmp_path / 'latency.json'
     assert main([*quick(config, '--channels-last'), '--json', str(path)]) == 0
     printed = capsys.readouterr().out
-    assert 'Untrained weights' in printed and 'On noise, where nothing is found' in printed
+    assert 'Untrained weights' in printed and 'On noise, where what is found' in printed
     content = json.loads(path.read_text())
     assert content['run']['images'] == dict(source='noise', number=0, sha256=None)
     assert len({row['skip'] for row in content['rows']}) == 16 and content['rows'][0]['skip'] == 'FFFF'
