@@ -38,7 +38,7 @@ COLUMNS = {
     'post_ms': 'post',
 }
 UNTRAINED = 'Untrained weights: what they detect, hence the time of RoI heads and post-processing, is not typical.'
-ON_NOISE = 'On noise, where what is found, hence the time of heads and of pasting, is not typical: give --images FOLDER.'
+ON_NOISE = 'On noise, where what is found, hence the time of heads and of pasting, is not typical: give --images.'
 
 
 def benchmark_latency(
