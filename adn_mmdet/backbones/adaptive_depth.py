@@ -24,7 +24,7 @@ Skip = str | SkipConfig | Iterable[bool]
 def num_mandatory(num_blocks: int) -> int:
     """How many of a stage's residual blocks are mandatory: the first half, rounded up, but never all.
 
-    ResNet-50's [3, 4, 6, 3] gives [2, 2, 3, 2] and ResNet-101's [3, 4, 23, 3] gives [2, 2, 12, 2].
+    [2, 2, 3, 2] of ResNet-50's [3, 4, 6, 3], and [2, 2, 12, 2] of ResNet-101's [3, 4, 23, 3].
     """
     return min(num_blocks - 1, (num_blocks + 1) // 2)
 

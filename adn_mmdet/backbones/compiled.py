@@ -1,4 +1,4 @@
-"""torch.compile for backbones, stage by stage, so that two graphs a stage serve all 2^N depths."""
+"""torch.compile for backbones, stage by stage, so that two graphs a stage are enough for all 2^N depths."""
 
 from __future__ import annotations
 

@@ -79,10 +79,7 @@ def sharing(detector: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        memory.backbone, memory.calls = (
-            None,
-            {},
-        )  # whoever still has it, such as a task that was started inside, runs everything
+        memory.forget()
         _MEMORY.set(outer)
 
 
