@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import DEMO_CONFIG
 from mmengine.registry import MODELS
-from mmengine.runner import CheckpointLoader
+from mmengine.runner import CheckpointLoader, load_checkpoint
 from tiny import load_tool
 
 from adn_mmdet import UserError
@@ -236,11 +236,12 @@ def test_scripts_and_configs(serve, tmp_path, shapes, tiny_options, capsys):
     init_cfg = dict(type='Pretrained', checkpoint=url)
     with pytest.raises(UserError, match='was refused'):
         MODELS.build(dict(type='AdaptiveDepthResNet', depth=50, base_channels=8, init_cfg=init_cfg)).init_weights()
+    with pytest.raises(UserError, match='was refused'):
+        load_checkpoint(torch.nn.Linear(1, 1), url)  # as a runner does with load_from
     image = next((shapes / 'val').glob('*.png'))
     for tool, argv in (
         ('demo', [str(image), DEMO_CONFIG, url, '--out', str(tmp_path / 'out')]),
         ('train', [DEMO_CONFIG, '--resume', url, '--work-dir', str(tmp_path / 'work'), *tiny_options]),
-        ('train', [DEMO_CONFIG, '--work-dir', str(tmp_path / 'work'), *tiny_options, f'load_from={url}']),
     ):
         capsys.readouterr()
         assert load_tool(tool).main(argv) == 2
