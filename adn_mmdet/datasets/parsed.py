@@ -11,8 +11,8 @@ from typing import Any
 
 from mmdet.datasets import CocoDataset
 from mmdet.datasets.api_wrappers import COCO
+from mmdet.registry import DATASETS
 from mmengine.config import ConfigDict
-from mmengine.registry import DATASETS
 
 from ..errors import UserError
 
@@ -33,28 +33,31 @@ def parsed_once() -> Iterator[None]:
 def hold(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
     """Hand on what a file holds, to whoever reads it inside :func:`parsed_once`."""
     if (held := _HELD.get()) is not None:
-        with contextlib.redirect_stdout(io.StringIO()):
-            coco = COCO()
-            coco.dataset = content
-            coco.createIndex()
-        coco.img_ann_map, coco.cat_img_map = coco.imgToAnns, coco.catToImgs
-        held[os.path.realpath(path)] = coco
+        held[os.path.realpath(path)] = as_coco(content)
+
+
+def as_coco(content: dict[str, Any]) -> COCO:
+    """mmdet's COCO of what a file holds."""
+    coco = COCO()
+    coco.dataset = content
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.createIndex()
+    coco.img_ann_map, coco.cat_img_map = coco.imgToAnns, coco.catToImgs
+    return coco
 
 
 def read_annotations(path: str) -> COCO:
     """The annotations in a local file."""
-    held = _HELD.get()
-    key = os.path.realpath(path)
-    if held is None or key not in held:
-        coco = COCO(path)
-        if held is None:
-            return coco
-        held[key] = coco
+    held, key = _HELD.get(), os.path.realpath(path)
+    if held is None:
+        return COCO(path)
+    if key not in held:
+        held[key] = COCO(path)
     return held[key]
 
 
 def build_dataset(config: ConfigDict) -> Any:
-    """Build a data set; one that reads COCO's format takes what :func:`parsed_once` has.
+    """Build a data set that reads COCO's format from what :func:`parsed_once` has; leave another's config as it is.
 
     Raises:
         UserError: it is empty.
@@ -62,7 +65,7 @@ def build_dataset(config: ConfigDict) -> Any:
     kind = DATASETS.get(config.type) if isinstance(config.type, str) else config.type
     reads_coco = getattr(kind, 'load_data_list', None) is CocoDataset.load_data_list and kind.COCOAPI is COCO
     if not reads_coco or config.get('backend_args') or config.get('lazy_init'):
-        return DATASETS.build(config)
+        return config
     dataset = DATASETS.build({**config, 'lazy_init': True})
     dataset.COCOAPI = read_annotations
     try:

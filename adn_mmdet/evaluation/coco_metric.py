@@ -18,7 +18,7 @@ from mmengine.registry import METRICS
 from pycocotools import mask as coco_mask
 from terminaltables import AsciiTable
 
-from ..datasets.parsed import read_annotations
+from ..datasets.parsed import as_coco, read_annotations
 from ..errors import UserError
 
 AP_AT = 100  # detections an image for the overall AP, as COCO defines it
@@ -73,6 +73,7 @@ class ExactCocoMetric(CocoMetric):
         """Evaluate ``(ground truth, prediction)`` pairs, one an image."""
         if not results:
             raise UserError('there is nothing to evaluate: no image was tested')
+        self.results.clear()  # mmengine's evaluate hands on a copy, and clears these when all is done
         truths, predictions = zip(*results)
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
             if self._coco_api is None:
@@ -84,7 +85,7 @@ class ExactCocoMetric(CocoMetric):
         return {name: value for numbers in found.values() for name, value in numbers.items()}
 
     def _evaluate(self, metric: str, predictions: Sequence[Prediction]) -> dict[str, float]:
-        evaluation = self.accumulate(evaluation_class(), self.as_coco(predictions, metric), metric)
+        evaluation = self.accumulate(evaluation_class(), self.numbered(predictions, metric), metric)
         numbers = self._aps(evaluation) | {
             name: _mean(evaluation.eval['recall'][:, :, size, evaluation.params.maxDets.index(number)])
             for name, (size, number) in self._recalls().items()
@@ -120,9 +121,9 @@ class ExactCocoMetric(CocoMetric):
                     things.append(thing | {'id': len(things) + 1, 'image_id': number, 'category_id': category})
         images = [api.imgs[img_id] | {'id': number} for img_id, number in self._numbers.items()]
         rows = [api.cats[cat_id] | {'id': number} for cat_id, number in categories.items()]
-        self._truth = _coco(images, rows, things)
+        self._truth = as_coco({'images': images, 'categories': rows, 'annotations': things})
 
-    def as_coco(self, predictions: Sequence[Prediction], metric: str) -> COCO:
+    def numbered(self, predictions: Sequence[Prediction], metric: str) -> COCO:
         """Predictions as pycocotools' loadRes would read them from mmdet's files."""
         if metric == 'segm' and not all('masks' in prediction for prediction in predictions):
             raise UserError('the detector predicts no masks: leave segm out of the metric')
@@ -140,7 +141,7 @@ class ExactCocoMetric(CocoMetric):
             for label, score, shape in zip(prediction['labels'], scores, shapes):
                 ids = dict(id=len(things) + 1, image_id=self._numbers[prediction['img_id']])
                 things.append(ids | shape | dict(category_id=categories[label], score=float(score), iscrowd=0))
-        return _coco(self._truth.dataset['images'], self._truth.dataset['categories'], things)
+        return as_coco(self._truth.dataset | {'annotations': things})
 
     def accumulate(self, kind: type[COCOeval], found: COCO, metric: str) -> COCOeval:
         """Run an evaluation, of either library, with this metric's settings."""
@@ -173,13 +174,6 @@ def _mean(numbers: np.ndarray) -> float:
     """The mean of what there is; pycocotools writes -1 where there is nothing."""
     there = numbers[numbers > -1]
     return float(there.mean()) if there.size else float('nan')
-
-
-def _coco(images: list[Any], categories: list[Any], annotations: list[Any]) -> COCO:
-    coco = COCO()
-    coco.dataset = {'images': images, 'categories': categories, 'annotations': annotations}
-    coco.createIndex()
-    return coco
 
 
 def evaluation_class() -> type[COCOeval]:

@@ -1,19 +1,27 @@
 """Test runs through tools/test.py."""
 
 import builtins
+import errno
 import json
 import pickle
+import tempfile
 from collections import Counter
+from pathlib import Path
+from unittest.mock import MagicMock
 
 import mmcv
 import mmengine.fileio
 import pytest
 import torch
 from conftest import DEMO_CONFIG
+from mmengine.config import Config
 from tiny import load_tool
 
 from adn_mmdet import ExactCocoMetric
+from adn_mmdet.evaluation.evaluate import _numbers
 from adn_mmdet.evaluation.loops import SubNetLoop
+from adn_mmdet.evaluation.outputs import AtomicDump
+from adn_mmdet.files import file_sha256
 
 CODES = ['FFFF', 'TTFF', 'TTTT']
 ALL = ','.join(CODES)
@@ -21,12 +29,13 @@ ALL = ','.join(CODES)
 
 @pytest.fixture
 def test(trained, tiny_options, tmp_path):
-    """Test the demo's checkpoint; give the exit code."""
+    """Test the demo's checkpoint; the exit code."""
     main = load_tool('test').main
 
-    def run(*arguments, options=()):
-        argv = [DEMO_CONFIG, str(trained / 'iter_4.pth'), '--work-dir', str(tmp_path / 'work')]
-        return main([*argv, *arguments, *tiny_options, 'test_dataloader.dataset.indices=2', *options])
+    def run(*arguments, options=(), config=DEMO_CONFIG, checkpoint=trained / 'iter_4.pth', without='nothing'):
+        given = [option for option in tiny_options if not option.startswith(without)]
+        argv = [str(config), str(checkpoint), '--work-dir', str(tmp_path / 'work')]
+        return main([*argv, *arguments, *given, 'test_dataloader.dataset.indices=2', *options])
 
     return run
 
@@ -77,8 +86,7 @@ def test_a_stopped_run_keeps_its_rows_and_a_rerun_takes_up_there(test, rows, pas
 
     with monkeypatch.context() as patch:
         patch.setattr(ExactCocoMetric, 'compute_metrics', stopped)
-        with pytest.raises(KeyboardInterrupt):
-            test('--skip', ALL)
+        assert test('--skip', ALL) == 130
     kept = rows()
     assert list(kept) == CODES[:2]
     passes.clear()
@@ -120,3 +128,160 @@ def test_predictions_and_pictures_asked_for_are_made_anew(test, passes, tmp_path
 def test_mixed_precision(test, rows):
     assert test('--amp', '--skip', 'FFFF,TTTT') == 0
     assert list(rows()) == ['FFFF', 'TTTT'] and all(row['bbox_mAP'] is not None for row in rows().values())
+
+
+@pytest.fixture
+def refused(test, passes, capsys):
+    """A test that ends before it begins, with one line."""
+
+    def run(message, *arguments, **kwargs):
+        passes.clear()
+        capsys.readouterr()
+        assert test(*arguments, **kwargs) == 2
+        error = capsys.readouterr().err
+        line = error.splitlines()[-1]
+        assert line.startswith('error: ') and message in line and 'Traceback' not in error and not passes, error
+
+    return run
+
+
+def read(tmp_path):
+    return json.loads((tmp_path / 'work/sub_nets.json').read_text())
+
+
+def test_exactly_the_weights_named_are_tested(test, trained, tiny_options, tmp_path):
+    """In the work folder of a resumed training, whose config says to resume from the latest checkpoint."""
+    older = trained / 'iter_2.pth'
+    assert test('--skip', 'TTTT', checkpoint=older) == 0
+    expected = read(tmp_path)
+    (tmp_path / 'work/sub_nets.json').unlink()
+    options = [*tiny_options, 'val_cfg=None', 'val_dataloader=None', 'val_evaluator=None']
+    argv = [DEMO_CONFIG, '--work-dir', str(tmp_path / 'work'), '--resume', str(older), *options]
+    assert load_tool('train').main(argv) == 0
+    dumped = tmp_path / 'work' / Path(DEMO_CONFIG).name
+    cfg = Config.fromfile(dumped)
+    assert cfg.resume and (tmp_path / 'work/last_checkpoint').read_text().endswith('iter_4.pth')
+    assert test('--skip', 'TTTT', config=dumped, checkpoint=older, without='val_') == 0
+    found = read(tmp_path)
+    assert found['rows'] == expected['rows'] and found['run']['checkpoint_sha256'] == file_sha256(older)
+
+
+def test_outputs_are_checked_before_the_test(refused, tmp_path, shapes, monkeypatch):
+    (tmp_path / 'file').write_text('kept')
+    (tmp_path / 'found.pkl').mkdir()
+    refused('found.pkl is a folder: give the name of a file', '--out', str(tmp_path / 'found.pkl'))
+    refused('cannot write to', '--out', str(tmp_path / 'file' / 'found.pkl'))
+    refused('cannot write to', '--show-dir', str(tmp_path / 'file'))
+    prefix = f'test_evaluator.outfile_prefix={tmp_path}/file/results'
+    refused('cannot write to', options=[prefix])
+    before = {path: path.read_bytes() for path in (shapes / 'val').iterdir()}
+    refused('holds images of the data set', '--show-dir', str(shapes / 'val'))
+    refused('holds images of the data set', '--show-dir', str(shapes / 'val'), '--skip', 'all')
+    (tmp_path / 'link').symlink_to(shapes / 'val')
+    refused('holds images of the data set', '--show-dir', str(tmp_path / 'link'))
+    assert {path: path.read_bytes() for path in (shapes / 'val').iterdir()} == before
+    real = tempfile.TemporaryFile
+
+    def full(dir=None, **kwargs):
+        file = MagicMock(**{'__enter__.return_value.write.side_effect': OSError(errno.ENOSPC, 'No space left')})
+        return file if 'elsewhere' in str(dir) else real(dir=dir, **kwargs)
+
+    monkeypatch.setattr(tempfile, 'TemporaryFile', full)
+    refused('(No space left): give another', '--out', str(tmp_path / 'elsewhere' / 'found.pkl'))
+    refused('(No space left): give another', '--show-dir', str(tmp_path / 'elsewhere'))
+
+
+def test_pictures_are_painted_over_ours_alone(test, refused, tmp_path):
+    pictures = tmp_path / 'pictures'
+    assert test('--skip', 'TTTT', '--show-dir', str(pictures)) == 0
+    assert test('--skip', 'TTTT', '--show-dir', str(pictures)) == 0  # its own
+    (painted, *_) = sorted(path.name for path in pictures.glob('[!.]*'))
+    (pictures / 'FFFF').mkdir()
+    (pictures / 'FFFF' / painted).write_text('a picture of the user')
+    refused(f'1 files that would be painted over, such as FFFF/{painted}', '--show-dir', str(pictures), '--skip', ALL)
+    assert (pictures / 'FFFF' / painted).read_text() == 'a picture of the user'
+
+
+def test_a_config_without_a_painter_is_given_one(test, tmp_path):
+    cfg = Config.fromfile(DEMO_CONFIG)
+    cfg.default_hooks.visualization = None
+    cfg.dump(tmp_path / 'no_painter.py')
+    assert test('--skip', 'TTTT', '--show-dir', str(tmp_path / 'p'), config=tmp_path / 'no_painter.py') == 0
+    assert len(list((tmp_path / 'p').glob('*.png'))) == 2
+
+
+def test_a_dump_of_predictions_is_whole_or_not_there(tmp_path, monkeypatch):
+    dump = AtomicDump(out_file_path=str(tmp_path / 'found.pkl'))
+    dump.compute_metrics([1])
+    with pytest.raises(AttributeError):
+        dump.compute_metrics([1, lambda: None])
+    assert pickle.loads((tmp_path / 'found.pkl').read_bytes()) == [1]
+    assert [path.name for path in tmp_path.iterdir()] == ['found.pkl']
+
+
+def test_codes_of_the_config(test, rows, refused, tmp_path):
+    skips = ['test_cfg.skips=[TTTT,ffff]']
+    assert test(options=skips) == 0
+    assert list(rows()) == ['FFFF', 'TTTT']
+    refused('--skip TTFF and test_cfg.skips=', '--skip', 'TTFF', options=skips)
+    refused("'TTT' is not a skip code", options=['test_cfg.skips=TTT'])
+    assert test('--skip', 'FFFF,tttt', options=skips) == 0  # the same ones
+    dumped = tmp_path / 'work' / Path(DEMO_CONFIG).name
+    assert 'skips' not in Config.fromfile(dumped).test_cfg or Config.fromfile(dumped).test_cfg.skips == ['TTTT', 'ffff']
+    assert test('--skip', 'TTTT', config=dumped, options=['test_cfg.skips=None']) == 0
+    assert test('--skip', 'FFFF', config=dumped) == 0  # a dump does not bind the next test to its codes
+    assert Config.fromfile(dumped).model.backbone.skip == 'FFFF'
+
+
+def test_every_image_is_tested_or_the_row_says_so(test, tmp_path, capsys):
+    batches = ['test_dataloader.batch_size=4', 'test_dataloader.drop_last=True', 'test_dataloader.dataset.indices=None']
+    assert test('--skip', 'TTTT', options=batches) == 0
+    assert 'drop_last is switched off: every image is tested' in capsys.readouterr().out
+    assert read(tmp_path)['run']['num_images'] == 6
+    images = ['test_dataloader.dataset.indices=[4,1]', f'test_evaluator.outfile_prefix={tmp_path}/found']
+    assert test('--skip', 'TTTT', options=images) == 0
+    assert read(tmp_path)['run']['num_images'] == 2
+    tested = {found['image_id'] for found in json.loads((tmp_path / 'found.bbox.json').read_text())}
+    assert tested <= {2, 5}
+
+
+def test_nothing_to_test(refused, tmp_path):
+    for number, (section, value, message) in enumerate(
+        [
+            ('test_evaluator', None, 'test_evaluator'),
+            ('test_evaluator', [], 'name at least one metric'),
+            ('test_cfg', None, 'test_cfg'),
+        ]
+    ):
+        cfg = Config.fromfile(DEMO_CONFIG)
+        cfg[section] = value
+        cfg.dump(tmp_path / f'{number}.py')
+        refused(message, config=tmp_path / f'{number}.py', without='test_evaluator')
+    refused('no image is left to read', options=['test_dataloader.dataset.indices=0'])
+
+
+def test_the_annotations_are_parsed_once(test, tmp_path, monkeypatch):
+    parsed, decode = [], json.JSONDecoder.decode
+
+    def counted(self, text, *args):
+        content = decode(self, text, *args)
+        if isinstance(content, dict) and 'annotations' in content:
+            parsed.append(len(content['images']))
+        return content
+
+    monkeypatch.setattr(json.JSONDecoder, 'decode', counted)
+    assert test('--skip', 'TTTT') == 0
+    assert parsed == [6]
+
+
+def test_what_is_replaced_is_said(test, tmp_path):
+    assert test('--skip', 'TTTT') == 0
+    (log,) = (tmp_path / 'work').glob('2*/*.log')
+    text = log.read_text()
+    assert text.count('TestLoop is replaced by SubNetTestLoop') == 1
+    assert text.count('CocoMetric is replaced by ExactCocoMetric') == 1
+
+
+def test_a_number_is_lost_for_no_name():
+    numbers = {'a/mAP': 0.5, 'b/mAP': torch.tensor(0.25), 'c/list': [1], 'c/none': float('nan'), 'c/x/y': 1, 'z': 2}
+    assert _numbers(numbers) == {'mAP': 0.5, 'b/mAP': 0.25, 'none': None, 'x/y': 1, 'z': 2}

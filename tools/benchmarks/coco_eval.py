@@ -76,7 +76,7 @@ def main(annotations: Path) -> None:
     print(f'{sum(len(image["labels"]) for image in predictions)} detections on {len(predictions)} images')
     backends = {'pycocotools': COCOeval, 'faster-coco-eval': coco_metric.evaluation_class()}
     for name in ('bbox', 'segm'):
-        found = metric.as_coco(predictions, name)
+        found = metric.numbered(predictions, name)
 
         def evaluate(backend: type, name: str = name, found: COCO = found) -> None:
             with contextlib.redirect_stdout(io.StringIO()):
