@@ -10,7 +10,7 @@ TESTS ?=
 .PHONY: setup demo test gpu-check lint clean
 .DELETE_ON_ERROR:
 
-# The operators are put in place each time: a new mmcv-lite may have removed them.
+# The operators are put in place each time: mmcv may have been installed again since, or a checkout updated.
 setup: $(READY)
 	@$(PYTHON) adn_mmdet/ops/place.py
 	@$(PYTHON) -W ignore -c 'from adn_mmdet.versions import prove; print(prove())'

@@ -17,6 +17,7 @@ from .deform_conv import (
     modulated_deform_conv_backward,
     modulated_deform_conv_forward,
 )
+from .deform_roi_pool import deform_roi_pool_backward, deform_roi_pool_forward
 from .focal_loss import sigmoid_focal_loss_backward, sigmoid_focal_loss_forward
 from .left_out import left_out
 from .masked_conv import masked_col2im_forward, masked_im2col_forward
@@ -30,6 +31,8 @@ __all__ = [
     'deform_conv_backward_input',
     'deform_conv_backward_parameters',
     'deform_conv_forward',
+    'deform_roi_pool_backward',
+    'deform_roi_pool_forward',
     'get_compiler_version',
     'get_compiling_cuda_version',
     'masked_col2im_forward',

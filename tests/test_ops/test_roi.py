@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from loops import assert_same, bilinear, with_gradients
-from mmcv.ops import roi_align, roi_pool
+from mmcv.ops import deform_roi_pool, roi_align, roi_pool
 
 SCALE = 0.25
 # Two inside, one over the edges, one empty, one outside, one of a single pixel.
@@ -115,3 +115,45 @@ def test_half_precision_is_computed_in_float32(pool, dtype):
     expected = with_gradients(lambda features: pool(features.float(), boxes, 7, SCALE).to(dtype), features)
     for one, other in zip(found, expected, strict=True):
         assert one.dtype == dtype and torch.equal(one, other)
+
+
+def deform_roi_pool_loop(features, boxes, offset, rows, columns, ratio, gamma):
+    """RoIAlign of each bin for itself, where its offset moves it to."""
+    bins = []
+    for number, (image, left, top, right, bottom) in enumerate(boxes.double().tolist()):
+        width, height = (right - left) * SCALE, (bottom - top) * SCALE
+        down, across = ratio or math.ceil(height / rows), ratio or math.ceil(width / columns)
+        for row in range(rows):
+            for column in range(columns):
+                move_x, move_y = (
+                    gamma * size * move
+                    for size, move in zip((width, height), offset[number, :, row, column], strict=True)
+                )
+                values = [
+                    at_point(
+                        features[int(image)],
+                        top * SCALE - 0.5 + move_y + (row + (i + 0.5) / down) * height / rows,
+                        left * SCALE - 0.5 + move_x + (column + (j + 0.5) / across) * width / columns,
+                    )
+                    for i in range(down)
+                    for j in range(across)
+                ]
+                bins.append(sum(values) / max(1, len(values)) + features.new_zeros(features.shape[1]))
+    return torch.stack(bins).view(len(boxes), rows, columns, -1).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize('ratio', [0, 2], ids=['adaptive', '2 points'])
+def test_deform_roi_pool(ratio):
+    offset = torch.randn(len(BOXES), 2, 2, 3, generator=torch.Generator().manual_seed(1))
+    assert_same(
+        lambda features, offset: deform_roi_pool(features, BOXES.to(features), offset, (2, 3), SCALE, ratio, 0.2),
+        lambda features, offset: deform_roi_pool_loop(features, BOXES, offset, 2, 3, ratio, 0.2),
+        *(make_features(), offset),
+    )
+
+
+def test_bins_that_are_not_moved_are_roi_align():
+    features = make_features()
+    found = with_gradients(lambda features: deform_roi_pool(features, BOXES, None, (2, 3), SCALE), features)
+    expected = with_gradients(lambda features: roi_align(features, BOXES, (2, 3), SCALE, 0, 'avg', True), features)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
