@@ -142,7 +142,7 @@ def require_known(config: Mapping[str, Any], options: Mapping[str, Any]) -> None
         path = ''
         for name in option.split('.'):
             if isinstance(part, (list, tuple)):
-                if not (name.isdecimal() and int(name) < len(part)):
+                if name not in map(str, range(len(part))):
                     raise UserError(f'--cfg-options {option}: {path} is a list of {len(part)}, which has no {name}')
                 if option == f'{path}.{name}':  # which mmengine cannot do
                     raise UserError(f'--cfg-options {option}: give the whole list, {path}=[…]')
