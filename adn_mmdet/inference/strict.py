@@ -169,7 +169,7 @@ class StrictInferencer(DetInferencer):
     def _init_model(self, cfg: ConfigDict, weights: str, device: str = 'cpu') -> nn.Module:
         is_url = weights.startswith(('http://', 'https://'))
         self.weights = str(cached(weights)) if is_url else os.path.expanduser(weights)
-        checkpoint = CheckpointLoader.load_checkpoint(self.weights, map_location='cpu')
+        checkpoint = CheckpointLoader.load_checkpoint(self.weights, map_location='cpu', logger=None)
         if not cfg:  # DetInferencer would run its text
             cfg.update(config_of_checkpoint(checkpoint, self.weights))
         cfg.model.pop('pretrained', None)  # weights that the checkpoint's replace
