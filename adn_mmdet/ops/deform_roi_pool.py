@@ -78,7 +78,7 @@ def deform_roi_pool_backward(
 def _points(
     boxes: Tensor, moves: Tensor, rows: int, columns: int, spatial_scale: float, ratio: int, gamma: float
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """One point of each bin after the other: indices (K,) of an image's boxes, weights (K, 1, 1, 1), x, y (K, h, w, 2)."""
+    """One point of each bin at a time: indices (K,) of an image's boxes, weights (K, 1, 1, 1), x, y (K, h, w, 2)."""
     start = boxes[:, 1:3] * spatial_scale - 0.5
     size = boxes[:, 3:] * spatial_scale - 0.5 - start
     bins = size / boxes.new_tensor([columns, rows])
