@@ -7,6 +7,7 @@ if not GPU_TESTS:
 
 import pytest
 import torch
+from mmengine.logging import MMLogger
 from mmengine.visualization import Visualizer
 from tiny import ROOT, load_tool
 
@@ -29,9 +30,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def own_visualizer() -> None:
-    """mmengine paints with the visualizer that was named last in a process: not with one of an earlier test."""
+def own_visualizer_and_logger() -> None:
+    """mmengine paints and logs with what was named last in a process: not with that of an earlier test, long closed."""
     Visualizer._instance_dict.clear()
+    MMLogger._instance_dict.clear()
 
 
 @pytest.fixture(scope='session')
