@@ -1,5 +1,7 @@
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 GPU_TESTS = os.environ.get('ADN_GPU_TESTS')  # set by `make gpu-check`
 if not GPU_TESTS:
@@ -75,3 +77,19 @@ def elsewhere(tmp_path: Path):
     os.chdir(tmp_path)
     yield tmp_path
     os.chdir(before)
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of images in each annotation file that is parsed."""
+    found: list[int] = []
+    decode = json.JSONDecoder.decode
+
+    def counted(self: json.JSONDecoder, text: str, *args: Any) -> Any:
+        content = decode(self, text, *args)
+        if isinstance(content, dict) and 'annotations' in content:
+            found.append(len(content['images']))
+        return content
+
+    monkeypatch.setattr(json.JSONDecoder, 'decode', counted)
+    return found

@@ -10,6 +10,7 @@ from mmengine.runner import ValLoop
 from torch import nn
 
 from ..config import choose_codes, require_weights
+from ..datasets.parsed import parsed_once
 from ..datasets.preparation import prepare_data
 from ..errors import UserError
 from ..ranks import join_ranks
@@ -62,7 +63,6 @@ def train(cfg: Config, resume: str | None = None, amp: bool = False, auto_scale_
     with only_training_in(cfg.work_dir):
         found = resume_from(cfg, resume or 'auto') if resume or cfg.get('resume') else None
         require_weights(cfg)
-        prepare_data(cfg, 'train', 'val')
         return _run(cfg, found, replaced)
 
 
@@ -107,7 +107,10 @@ def _run(cfg: Config, found: Found | None, replaced: str) -> nn.Module:
     if found:
         cfg.load_from = found.path
     try:
-        runner = SafeRunner.from_cfg(cfg)
+        with parsed_once():  # by the check, the data sets and the metrics, which are built here
+            prepare_data(cfg, 'train', 'val')
+            runner = SafeRunner.from_cfg(cfg)
+            runner.train_loop, runner.val_loop  # noqa: B018
         if replaced:
             runner.logger.info(replaced)
         runner.found = found

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from ..backbones.features import unwrap
 from ..checkpoints import read_weights, require_fit
 from ..datasets.images import name_unreadable
+from ..datasets.parsed import build_dataset
 from ..errors import UserError
 from .preemption import shield_workers
 from .resume import Found
@@ -24,9 +25,10 @@ class SafeRunner(Runner):
     found: Found | None = None  # to be resumed
 
     @staticmethod
-    def build_dataloader(*args: Any, **kwargs: Any) -> DataLoader:
-        """As mmengine's."""
-        return name_unreadable(shield_workers(Runner.build_dataloader(*args, **kwargs)))
+    def build_dataloader(dataloader: Any, *args: Any, **kwargs: Any) -> DataLoader:
+        """As mmengine's; the annotations are those that were checked."""
+        dataloader = {**dataloader, 'dataset': build_dataset(dataloader['dataset'])}
+        return name_unreadable(shield_workers(Runner.build_dataloader(dataloader, *args, **kwargs)))
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         """As mmengine's, in one line where it fails on what it finds.

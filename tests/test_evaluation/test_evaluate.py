@@ -260,16 +260,7 @@ def test_nothing_to_test(refused, tmp_path):
     refused('no image is left to read', options=['test_dataloader.dataset.indices=0'])
 
 
-def test_the_annotations_are_parsed_once(test, tmp_path, monkeypatch):
-    parsed, decode = [], json.JSONDecoder.decode
-
-    def counted(self, text, *args):
-        content = decode(self, text, *args)
-        if isinstance(content, dict) and 'annotations' in content:
-            parsed.append(len(content['images']))
-        return content
-
-    monkeypatch.setattr(json.JSONDecoder, 'decode', counted)
+def test_the_annotations_are_parsed_once(test, parsed):
     assert test('--skip', 'TTTT') == 0
     assert parsed == [6]
 

@@ -160,3 +160,10 @@ def test_the_real_detector_is_exact_too_and_one_line_says_what_is_wrong(tiny_opt
     error = capsys.readouterr().err
     assert error.startswith('error: iteration ') and 'on the images ' in error and error.count('\n') == 1
     assert not any((tmp_path / 'diverged').glob('*.pth'))
+
+
+def test_annotations_are_parsed_once(tmp_path, tiny_options, parsed):
+    assert (
+        load_tool('train').main([DEMO_CONFIG, '--work-dir', str(tmp_path), *tiny_options, 'train_cfg.max_iters=1']) == 0
+    )
+    assert parsed == [16, 6]  # of training and of validation, each by its check, its data set and maybe its metric
