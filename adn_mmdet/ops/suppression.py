@@ -19,12 +19,14 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
         offset: 0 or 1; widths and heights are x2 - x1 + offset.
 
     Returns:
-        Indices of the kept boxes, best first.
+        Indices of the kept boxes, best first; equal scores in mmcv's order, which is that of ``torch.sort``.
     """
-    boxes, scores = widened(boxes), widened(scores)
+    order = scores.sort(descending=True)[1]
+    boxes, scores = widened(boxes)[order], widened(scores)[order]
     if offset:
         boxes = torch.cat([boxes[:, :2], boxes[:, 2:] + offset], 1)
-    return torch.ops.torchvision.nms(boxes, scores, iou_threshold)
+    # In float32, as mmcv takes it: an overlap of 0.3 is more than 0.3 in float64, and boxes of whole pixels have such.
+    return order[torch.ops.torchvision.nms(boxes, scores, float(np.float32(iou_threshold)))]
 
 
 def softnms(
@@ -102,7 +104,7 @@ def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
         For each kept box, best first, its index and those of what it suppresses, in the order of their scores.
     """
     dets = widened(dets)
-    corners, order = dets[:, :4], dets[:, 4].argsort(descending=True, stable=True)
+    corners, order = dets[:, :4], dets[:, 4].sort(descending=True)[1]
     areas = (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1])
     groups = []
     while len(order):

@@ -17,8 +17,8 @@ def overlap(a, b, offset=0):
 
 
 def nms_loop(boxes, scores, threshold, offset=0, suppresses=lambda iou, threshold: iou > threshold):
-    """{kept box: the boxes that it suppresses}, best first; equal scores in the order of their boxes."""
-    boxes, left = boxes.double().tolist(), sorted(range(len(boxes)), key=lambda index: -float(scores[index]))
+    """{kept box: the boxes that it suppresses}, best first; equal scores in the order of torch.sort, as in mmcv."""
+    boxes, left = boxes.double().tolist(), scores.sort(descending=True)[1].tolist()
     groups = {}
     while left:
         best, *others = left
@@ -69,16 +69,18 @@ def test_nms(count, offset, whole):
         assert torch.equal(dets, torch.cat([boxes[kept], scores[kept, None]], 1))
 
 
-def test_equal_scores_keep_the_order_of_their_boxes():
-    boxes = torch.arange(40.0)[:, None] * 20 + torch.tensor([0.0, 0.0, 10.0, 10.0])
-    assert nms(boxes, torch.full((40,), 0.5), 0.5)[1].tolist() == list(range(40))
-    twins = boxes[:1].expand(40, 4)
-    assert nms(twins, torch.full((40,), 0.5), 0.5)[1].tolist() == [0]
+def test_equal_scores_are_in_mmcvs_order():
+    boxes, scores = torch.arange(40.0)[:, None] * 20 + torch.tensor([0.0, 0.0, 10.0, 10.0]), torch.full((40,), 0.5)
+    order = scores.sort(descending=True)[1].tolist()  # mmcv calls just that
+    assert nms(boxes, scores, 0.5)[1].tolist() == order
+    assert nms(boxes[:1].expand(40, 4), scores, 0.5)[1].tolist() == order[:1]
 
 
 def test_an_overlap_equal_to_the_threshold_is_kept():
     boxes = torch.tensor([[0.0, 0.0, 2.0, 1.0], [0.0, 0.0, 1.0, 1.0]])
     assert nms(boxes, torch.tensor([0.9, 0.8]), 0.5)[1].tolist() == [0, 1]
+    boxes = torch.tensor([[0.0, 0.0, 10.0, 1.0], [0.0, 0.0, 3.0, 1.0]])  # 0.3 in float32 is above 0.3 in float64
+    assert nms(boxes, torch.tensor([0.9, 0.8]), 0.3)[1].tolist() == [0, 1]
     assert [group.tolist() for group in nms_match(torch.tensor([[0.0, 0, 2, 1, 0.9], [0, 0, 1, 1, 0.8]]), 0.5)] == [
         [0, 1]
     ]
