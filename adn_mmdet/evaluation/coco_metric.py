@@ -22,6 +22,7 @@ from ..datasets.parsed import as_coco, read_annotations
 from ..errors import UserError
 
 AP_AT = 100  # detections an image for the overall AP, as COCO defines it
+AT_ONCE = 100_000  # detections that are evaluated together, where several categories have more: a matter of memory
 APS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
 Prediction = dict[str, Any]
 
@@ -85,15 +86,29 @@ class ExactCocoMetric(CocoMetric):
         return {name: value for numbers in found.values() for name, value in numbers.items()}
 
     def _evaluate(self, metric: str, predictions: Sequence[Prediction]) -> dict[str, float]:
-        evaluation = self.accumulate(evaluation_class(), self.numbered(predictions, metric), metric)
-        numbers = self._aps(evaluation) | {
-            name: _mean(evaluation.eval['recall'][:, :, size, evaluation.params.maxDets.index(number)])
+        parts = [
+            self.accumulate(evaluation_class(), self.numbered(predictions, metric, labels), metric, labels).eval
+            for labels in self._labels_at_once(predictions, metric)
+        ]
+        precision = np.concatenate([part['precision'] for part in parts], axis=2)
+        recall = np.concatenate([part['recall'] for part in parts], axis=1)
+        numbers = self._aps(precision) | {
+            name: _mean(recall[:, :, size, self._counts.index(number)])
             for name, (size, number) in self._recalls().items()
         }
         if metric == 'proposal':
             return {name: numbers[name] for name in self.metric_items or self._recalls()}
-        of_classes = self._classwise(evaluation, metric) if self.classwise else {}
+        of_classes = self._classwise(precision, metric) if self.classwise else {}
         return {f'{metric}_{name}': numbers[name] for name in self.metric_items or numbers} | of_classes
+
+    def _labels_at_once(self, predictions: Sequence[Prediction], metric: str) -> list[np.ndarray]:
+        """All labels, in groups of about AT_ONCE detections; categories do not bear on each other, but in proposals."""
+        labels = np.arange(len(self._truth.dataset['categories']))
+        if metric == 'proposal' or not len(labels):
+            return [labels]
+        each = np.array([np.bincount(np.asarray(p['labels'], int), minlength=len(labels)) for p in predictions])
+        groups = each.sum(0).cumsum() // AT_ONCE
+        return [labels[groups == group] for group in np.unique(groups)]
 
     def _number_anew(self, tested: list[Any]) -> None:
         """Let the annotations of the tested images have ids from 1 on, in the order of the old ones.
@@ -123,47 +138,54 @@ class ExactCocoMetric(CocoMetric):
         rows = [api.cats[cat_id] | {'id': number} for cat_id, number in categories.items()]
         self._truth = as_coco({'images': images, 'categories': rows, 'annotations': things})
 
-    def numbered(self, predictions: Sequence[Prediction], metric: str) -> COCO:
-        """Predictions as pycocotools' loadRes would read them from mmdet's files."""
+    @property
+    def _counts(self) -> list[int]:
+        """Detections an image, as evaluations have them."""
+        return sorted({AP_AT, *self.proposal_nums})
+
+    def numbered(self, predictions: Sequence[Prediction], metric: str, labels: np.ndarray) -> COCO:
+        """Predictions of some labels as pycocotools' loadRes would read them from mmdet's files."""
         if metric == 'segm' and not all('masks' in prediction for prediction in predictions):
             raise UserError('the detector predicts no masks: leave segm out of the metric')
         categories = [category['id'] for category in self._truth.dataset['categories']]
         things: list[dict[str, Any]] = []
         for prediction in predictions:
-            scores = prediction['scores']
+            scores, own = prediction['scores'], np.asarray(prediction['labels'], int)
+            chosen = np.flatnonzero(np.isin(own, labels))
             if metric == 'segm':  # sizes are then those of the masks
-                scores = prediction.get('mask_scores', scores)
-                shapes = [{'segmentation': m, 'area': float(coco_mask.area(m))} for m in prediction['masks']]
+                scores, masks = prediction.get('mask_scores', scores), prediction['masks']
+                shapes = [{'segmentation': masks[i], 'area': float(coco_mask.area(masks[i]))} for i in chosen]
             else:
-                boxes = np.array(prediction['bboxes'], float).reshape(-1, 4)
+                boxes = np.array(prediction['bboxes'], float).reshape(-1, 4)[chosen]
                 boxes[:, 2:] -= boxes[:, :2]
                 shapes = [{'bbox': box, 'area': box[2] * box[3]} for box in boxes.tolist()]
-            for label, score, shape in zip(prediction['labels'], scores, shapes):
+            for index, shape in zip(chosen, shapes):
                 ids = dict(id=len(things) + 1, image_id=self._numbers[prediction['img_id']])
-                things.append(ids | shape | dict(category_id=categories[label], score=float(score), iscrowd=0))
+                kind = dict(category_id=categories[own[index]], score=float(scores[index]), iscrowd=0)
+                things.append(ids | shape | kind)
         return as_coco(self._truth.dataset | {'annotations': things})
 
-    def accumulate(self, kind: type[COCOeval], found: COCO, metric: str) -> COCOeval:
-        """Run an evaluation, of either library, with this metric's settings."""
+    def accumulate(self, kind: type[COCOeval], found: COCO, metric: str, labels: np.ndarray) -> COCOeval:
+        """Run an evaluation, of either library, with this metric's settings, of some labels."""
         evaluation = kind(self._truth, found, 'segm' if metric == 'segm' else 'bbox')
         evaluation.params.useCats = int(metric != 'proposal')
-        evaluation.params.maxDets = sorted({AP_AT, *self.proposal_nums})
+        evaluation.params.catIds = [number + 1 for number in labels.tolist()]
+        evaluation.params.maxDets = self._counts
         evaluation.params.iouThrs = self.iou_thrs
         evaluation.evaluate()
         evaluation.accumulate()
         return evaluation
 
-    def _aps(self, evaluation: COCOeval, category: slice = slice(None)) -> dict[str, float]:
-        """The average precisions of all categories, or of some."""
-        counts = evaluation.params.maxDets
-        precision = evaluation.eval['precision'][:, :, category]  # (IoU thresholds, recalls, classes, sizes, counts)
+    def _aps(self, precision: np.ndarray) -> dict[str, float]:
+        """The average precisions of (IoU thresholds, recalls, classes, sizes, counts)."""
+        counts = self._counts
         overall, most = precision[..., counts.index(AP_AT)], precision[..., counts.index(max(self.proposal_nums))]
         at = [most[np.isclose(self.iou_thrs, threshold), ..., 0] for threshold in (0.5, 0.75)]
         return dict(zip(APS, map(_mean, (overall[..., 0], *at, *(most[..., size] for size in (1, 2, 3))))))
 
-    def _classwise(self, evaluation: COCOeval, metric: str) -> dict[str, float]:
+    def _classwise(self, precision: np.ndarray, metric: str) -> dict[str, float]:
         names = [category['name'] for category in self._truth.dataset['categories']]
-        aps = {name: self._aps(evaluation, slice(index, index + 1)) for index, name in enumerate(names)}
+        aps = {name: self._aps(precision[:, :, index : index + 1]) for index, name in enumerate(names)}
         rows = [[name, *(f'{value:.3f}' for value in numbers.values())] for name, numbers in aps.items()]
         MMLogger.get_current_instance().info(f'{metric}\n{AsciiTable([["category", *APS], *rows]).table}')
         before = f'{metric}_' if len(self.metrics) > 1 else ''

@@ -74,6 +74,14 @@ def test_same_as_pycocotools_to_1e12(annotations, backend, tmp_path):
     same_to_1e12(annotations, perturbed(annotations, copies=3), tmp_path)
 
 
+def test_groups_of_categories_change_nothing(annotations, backend, monkeypatch):
+    metric, predictions = build_metric(annotations, classwise=True), list(perturbed(annotations, copies=3))
+    together = evaluate(metric, predictions)
+    monkeypatch.setattr(coco_metric, 'AT_ONCE', 1)
+    assert [labels.tolist() for labels in metric._labels_at_once(predictions, 'bbox')] == [[0], [1], [2]]
+    np.testing.assert_equal(evaluate(build_metric(annotations, classwise=True), predictions), together)
+
+
 @pytest.mark.skipif(not REAL.is_dir(), reason='needs COCO: name the folder that holds coco-mini in ADN_TEST_DATA')
 def test_same_as_pycocotools_to_1e12_on_real_annotations(tmp_path):
     pytest.importorskip('faster_coco_eval')

@@ -75,12 +75,13 @@ def main(annotations: Path) -> None:
     metric.compute_metrics([({}, prediction) for prediction in predictions])  # numbers images and annotations
     print(f'{sum(len(image["labels"]) for image in predictions)} detections on {len(predictions)} images')
     backends = {'pycocotools': COCOeval, 'faster-coco-eval': coco_metric.evaluation_class()}
+    labels = np.arange(len(metric.dataset_meta['classes']))
     for name in ('bbox', 'segm'):
-        found = metric.numbered(predictions, name)
+        found = metric.numbered(predictions, name, labels)
 
         def evaluate(backend: type, name: str = name, found: COCO = found) -> None:
             with contextlib.redirect_stdout(io.StringIO()):
-                metric.accumulate(backend, found, name)
+                metric.accumulate(backend, found, name, labels)
 
         seconds = interleaved_medians({key: partial(evaluate, backend) for key, backend in backends.items()}, ROUNDS, 1)
         slow, fast = seconds.values()
