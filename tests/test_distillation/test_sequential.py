@@ -55,9 +55,10 @@ def test_what_comes_after_scales_the_gradients():
 
 
 def live_storages():
-    """Storages of all tensors that there are, by address, in bytes."""
+    """Storages of all tensors that there are, by address, in bytes; other tests may have left sparse ones, without."""
     gc.collect()
-    storages = [o.untyped_storage() for o in gc.get_objects() if isinstance(o, torch.Tensor)]
+    tensors = [o for o in gc.get_objects() if isinstance(o, torch.Tensor)]
+    storages = [tensor.untyped_storage() for tensor in tensors if tensor.layout == torch.strided]
     return {storage.data_ptr(): storage.nbytes() for storage in storages}
 
 
