@@ -126,7 +126,7 @@ def leftovers(folder: Path, before: set[Path]) -> list[Path]:
     return [
         path
         for path in there - before
-        if path.name.endswith('.partial') or (path.name.startswith('.') and path.suffix != '.lock')
+        if path.name.endswith('.partial') or (path.name.startswith('.') and not path.name.endswith('.lock'))
     ]
 
 
