@@ -17,6 +17,7 @@ setup(
         'numpy',
         'packaging',
         'pandas',
+        'psutil',
         'pycocotools',
         'rich',
         'torch',
