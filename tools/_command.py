@@ -9,6 +9,7 @@ import os
 import sys
 import traceback
 import unicodedata
+import warnings
 from collections.abc import Callable, Sequence
 
 try:
@@ -24,6 +25,8 @@ except KeyboardInterrupt:
     raise SystemExit(130) from None
 
 from mmengine.config import Config, DictAction
+
+warnings.filterwarnings('ignore', 'pkg_resources is deprecated')  # mmengine's, beside every error
 
 Main = Callable[[Sequence[str] | None], None]
 INTERRUPTED = 130  # as shells have it: 128 + SIGINT
