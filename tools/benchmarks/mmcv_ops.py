@@ -107,7 +107,12 @@ def take_turns(workers: dict[str, subprocess.Popen[str]], rounds: int) -> dict[s
         for name, worker in workers.items():
             assert worker.stdin and worker.stdout
             print(index, file=worker.stdin, flush=True)
-            seconds[name].append(float(worker.stdout.readline()))
+            answer = worker.stdout.readline()
+            if not answer:
+                for one in workers.values():
+                    one.kill()
+                raise SystemExit(f'{name}: its process failed, as it says above')
+            seconds[name].append(float(answer))
     for worker in workers.values():
         worker.communicate()
     return {name: values[1:] for name, values in seconds.items()}
