@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import fnmatch
 import math
@@ -19,7 +20,7 @@ from mmengine.runner import Runner
 
 from .errors import UserError
 from .explain import explain_reading
-from .files import partial_path
+from .files import name_problem
 from .keys import nearest, parameters, parts, require_known
 from .skip_config import SkipConfig
 
@@ -98,6 +99,36 @@ def override(cfg: Config, options: Mapping[str, Any]) -> None:
     _require_names(cfg)
     require_sections(cfg, 'model')
     _require_numbers(cfg)
+
+
+def literal(node: ast.expr) -> Any:
+    """The value of an expression that is data, as ``Config.pretty_text`` writes it: literals and ``dict(key=value)``.
+
+    Raises:
+        UserError: it is anything else. Nothing in it runs.
+    """
+    if isinstance(node, ast.Call):
+        is_dict = isinstance(node.func, ast.Name) and node.func.id == 'dict' and not node.args
+        if is_dict and all(keyword.arg is not None for keyword in node.keywords):
+            return {keyword.arg: literal(keyword.value) for keyword in node.keywords}
+    elif isinstance(node, (ast.List, ast.Tuple)):
+        values = [literal(item) for item in node.elts]
+        return values if isinstance(node, ast.List) else tuple(values)
+    elif isinstance(node, ast.Dict) and None not in node.keys:
+        return {literal(key): literal(item) for key, item in zip(node.keys, node.values) if key is not None}
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Constant):
+        number = node.operand.value
+        if isinstance(number, (int, float)) and not isinstance(number, bool):
+            return -number
+    elif isinstance(node, ast.Constant) and (node.value is None or type(node.value) in (bool, int, float, str)):
+        return node.value
+    raise UserError(f'holds {shown(node)}, which is no data')
+
+
+def shown(node: ast.AST) -> str:
+    """Code in a message."""
+    text = ast.unparse(node)
+    return f'{type(node).__name__} {text[:40]!r}' + ('…' if len(text) > 40 else '')
 
 
 def require_sections(cfg: Config, *names: str) -> None:
@@ -179,12 +210,8 @@ def require_output(path: str | os.PathLike[str]) -> None:
     if os.path.isdir(path):
         raise UserError(f'{path} is a folder: give the name of a file')
     require_writable(Path(path).parent)
-    try:  # the name that it has while it is written is the longest
-        os.stat(partial_path(path))
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise UserError(f'cannot write {path} ({error.strerror}): give another name') from error
+    if problem := name_problem(path):
+        raise UserError(f'cannot write {path} ({problem}): give another name')
 
 
 def require_weights(cfg: Config) -> None:

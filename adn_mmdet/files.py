@@ -9,6 +9,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -50,9 +51,8 @@ def write_together(contents: Mapping[Any, bytes | None]) -> None:
     Raises:
         OSError: as :func:`write_atomically`, for all of them.
     """
-    for path in map(Path, contents):
-        for left in left_partials(path.parent, f'{glob.escape(path.name)}.*'):
-            left.unlink(missing_ok=True)
+    for path in contents:
+        remove_left(path)
     _write(contents)
 
 
@@ -98,6 +98,27 @@ def left_partials(folder: PathLike, pattern: str = '*') -> list[Path]:
         pattern: of the names of the files that were to be written.
     """
     return [path for path in Path(folder).glob(f'{pattern}{PARTIAL}') if not _is_being_written(path)]
+
+
+def remove_left(path: PathLike) -> None:
+    """Remove what killed writers of a file, or of a folder, have left beside it."""
+    path = Path(path)
+    for left in left_partials(path.parent, f'{glob.escape(path.name)}.*'):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def name_problem(path: PathLike) -> str | None:
+    """Why a file system does not take a file's name, as it is while it is written; None where it does."""
+    try:
+        os.stat(partial_path(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        return error.strerror
+    return None
 
 
 def _is_being_written(partial: Path) -> bool:

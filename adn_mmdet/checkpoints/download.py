@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import logging
 import os
 import shutil
@@ -17,7 +16,7 @@ from mmengine.runner import CheckpointLoader
 
 from ..config import require_writable
 from ..errors import UserError
-from ..files import file_sha256, left_partials, partial_path, write_atomically
+from ..files import file_sha256, partial_path, remove_left, write_atomically
 from .convert import convert_checkpoint
 from .safe_loading import load_from_local
 from .web import fetch, require_no_page
@@ -83,8 +82,7 @@ def get_weights(name: str, folder: str | os.PathLike[str] = FOLDER) -> Path:
         return out
     require_writable(folder)
     url, record = SOURCES[name].url, out.with_suffix('.source.sha256')
-    for left in left_partials(folder, f'{glob.escape(out.name)}.*'):  # of a download that was killed
-        shutil.rmtree(left, ignore_errors=True)
+    remove_left(out)
     scratch = partial_path(out)
     got, converted = scratch / url.rpartition('/')[2], scratch / out.name
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import io
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 
 from ..errors import UserError
-from ..files import left_partials, write_atomically
+from ..files import remove_left, write_atomically
 
 
 def save(content: dict[str, Any], path: Path) -> None:
@@ -19,8 +18,7 @@ def save(content: dict[str, Any], path: Path) -> None:
     Raises:
         UserError: it cannot be written; what was there before is untouched.
     """
-    for left in left_partials(path.parent, f'{glob.escape(path.name)}*'):
-        left.unlink(missing_ok=True)
+    remove_left(path)
     with io.BytesIO() as file:
         torch.save(content, file)
         try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import glob
 import hashlib
 import os
 import re
@@ -37,7 +36,7 @@ from rich.progress import wrap_file
 
 from ..config import require_writable
 from ..errors import UserError
-from ..files import file_sha256, left_partials, locked, partial_path
+from ..files import file_sha256, locked, partial_path, remove_left
 from .loading import read_weights
 from .safe_loading import load_from_local
 
@@ -117,8 +116,7 @@ def _download(url: str, path: Path, digits: str) -> None:
     partial = partial_path(path)
     try:
         with locked(path, PATIENCE):
-            for left in left_partials(path.parent, f'{glob.escape(path.name)}*'):
-                left.unlink(missing_ok=True)
+            remove_left(path)
             if path.is_file():
                 return
             fetch(url, partial)

@@ -13,8 +13,11 @@ from mmdet.datasets import CocoDataset
 from mmdet.datasets.api_wrappers import COCO
 from mmdet.registry import DATASETS
 from mmengine.config import ConfigDict
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader
 
 from ..errors import UserError
+from .images import name_unreadable
 
 _HELD: ContextVar[dict[str, COCO] | None] = ContextVar('annotations_held', default=None)
 
@@ -76,3 +79,9 @@ def build_dataset(config: ConfigDict) -> Any:
         raise UserError(f'{config.ann_file}: no image is left to read, check indices and filter_cfg') from error
     del dataset.COCOAPI
     return dataset
+
+
+def build_dataloader(dataloader: Any, *args: Any, **kwargs: Any) -> DataLoader:
+    """mmengine's data loader of what :func:`parsed_once` has, which says what image it cannot use."""
+    dataloader = {**dataloader, 'dataset': build_dataset(dataloader['dataset'])}
+    return name_unreadable(Runner.build_dataloader(dataloader, *args, **kwargs))

@@ -17,7 +17,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from ..errors import UserError
-from ..files import PARTIAL, left_partials, partial_path, read_json, write_atomically
+from ..files import PARTIAL, partial_path, read_json, remove_left, write_atomically
 
 CLASSES: tuple[str, ...] = ('circle', 'rectangle', 'triangle')
 
@@ -72,8 +72,7 @@ def make_shapes(
     if is_same and len(held) == num_train + num_val + len(SPLITS):
         return out_dir
 
-    for left in left_partials(out_dir, f'{FRESH}.*'):
-        shutil.rmtree(left, ignore_errors=True)
+    remove_left(out_dir / FRESH)
     fresh = partial_path(out_dir / FRESH)
     try:
         for split_index, (split, count) in enumerate(zip(SPLITS, (num_train, num_val))):

@@ -26,8 +26,7 @@ from ..checkpoints import load_for_testing
 from ..checkpoints.norms import load_norms
 from ..config import annotation_file, choose_codes, coco_dataset, require_data
 from ..cost.macs import Cost, count_costs, default_input_size
-from ..datasets.images import name_unreadable
-from ..datasets.parsed import build_dataset, parsed_once
+from ..datasets.parsed import build_dataloader, parsed_once
 from ..datasets.preparation import prepare_data
 from ..errors import UserError
 from ..files import file_sha256
@@ -93,12 +92,13 @@ def evaluate_sub_nets(
     if amp:
         keep_boxes_exact(unwrap(runner.model), torch.device(get_device()))
     load_for_testing(runner.model, checkpoint, known, allow_untrained, allow_mismatch)
+    checkpoint_sha256 = file_sha256(checkpoint)
     if norms:
-        load_norms(runner.model, norms, file_sha256(checkpoint), known)
+        load_norms(runner.model, norms, checkpoint_sha256, known)
     facts = _Facts(
         name=Path(cfg.filename).stem,
         config=cfg.filename,
-        checkpoint_sha256=file_sha256(checkpoint),
+        checkpoint_sha256=checkpoint_sha256,
         annotations_sha256=file_sha256(annotations) if annotations else None,
         classes=list(dataset.metainfo['classes']),
         num_images=len(dataset),
@@ -128,8 +128,7 @@ class _TestRunner(Runner):
     @staticmethod
     def build_dataloader(dataloader: Any, *args: Any, **kwargs: Any) -> DataLoader:
         """Build it, so that it says which image it could not read."""
-        dataloader = {**dataloader, 'dataset': build_dataset(dataloader['dataset'])}
-        return name_unreadable(Runner.build_dataloader(dataloader, *args, **kwargs))
+        return build_dataloader(dataloader, *args, **kwargs)
 
     def build_test_loop(self, loop: BaseLoop | dict[str, Any]) -> BaseLoop:
         """Build a SubNetTestLoop, or a loop of the config that is one."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import glob
 import io
 import os
 import shutil
@@ -26,7 +25,7 @@ from ..checkpoints.norms import load_norms
 from ..checkpoints.safe_loading import load_from_local
 from ..config import coco_dataset, require_writable
 from ..errors import UserError
-from ..files import file_sha256, left_partials, partial_path, write_atomically
+from ..files import file_sha256, name_problem, partial_path, remove_left, write_atomically
 from ..skip_config import SkipConfig
 from .graphs import require_graph, to_exported_program, to_onnx
 from .stock_config import HERE, config_text, stock_config
@@ -151,10 +150,8 @@ def _require_free(out: str | os.PathLike[str]) -> Path:
     folder = Path(out).absolute()
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f'{out} is not empty: give a new or empty folder')
-    try:
-        partial_path(folder).exists()
-    except OSError as error:  # a name that is too long
-        raise UserError(f'cannot write to {out} ({error.strerror}): give another folder') from error
+    if problem := name_problem(folder):
+        raise UserError(f'cannot write to {out} ({problem}): give another folder')
     require_writable(next(path for path in (folder, *folder.parents) if path.exists()))
     return folder
 
@@ -173,8 +170,7 @@ def _save(checkpoint: dict[str, Any]) -> bytes:
 
 def _write(folder: Path, files: dict[str, bytes]) -> list[Path]:
     """Write all of the files, or none: to a folder beside, which takes its place when it is whole."""
-    for left in left_partials(folder.parent, f'{glob.escape(folder.name)}.*'):  # of an export that was killed
-        shutil.rmtree(left, ignore_errors=True)
+    remove_left(folder)
     partial = partial_path(folder)
     try:
         partial.mkdir(parents=True)

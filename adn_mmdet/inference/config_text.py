@@ -11,8 +11,9 @@ import mmengine.registry
 from mmengine.config import ConfigDict
 from mmengine.registry import Registry
 
-from ..config import coco_dataset
+from ..config import coco_dataset, literal, shown
 from ..errors import UserError
+from ..keys import parts
 
 DATASET = ('type', 'metainfo', 'pipeline')  # what an inferencer needs of a data set, whose files it must not read
 LONGEST = 1_000_000  # characters; configs have some ten thousand
@@ -79,33 +80,8 @@ def _assignment(statement: ast.stmt) -> tuple[str, Any]:
     if isinstance(statement, ast.Assign):
         target = statement.targets[0]
         if len(statement.targets) == 1 and isinstance(target, ast.Name):
-            return target.id, _value(statement.value)
-    raise UserError(f'holds {_shown(statement)}, which is no assignment of data')
-
-
-def _value(node: ast.expr) -> Any:
-    """The value of an expression that is data."""
-    if isinstance(node, ast.Call):
-        is_dict = isinstance(node.func, ast.Name) and node.func.id == 'dict' and not node.args
-        if is_dict and all(keyword.arg is not None for keyword in node.keywords):
-            return {keyword.arg: _value(keyword.value) for keyword in node.keywords}
-    elif isinstance(node, (ast.List, ast.Tuple)):
-        values = [_value(item) for item in node.elts]
-        return values if isinstance(node, ast.List) else tuple(values)
-    elif isinstance(node, ast.Dict) and None not in node.keys:
-        return {_value(key): _value(item) for key, item in zip(node.keys, node.values) if key is not None}
-    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Constant):
-        number = node.operand.value
-        if isinstance(number, (int, float)) and not isinstance(number, bool):
-            return -number
-    elif isinstance(node, ast.Constant) and (node.value is None or type(node.value) in (bool, int, float, str)):
-        return node.value
-    raise UserError(f'holds {_shown(node)}, which is no data')
-
-
-def _shown(node: ast.AST) -> str:
-    text = ast.unparse(node)
-    return f'{type(node).__name__} {text[:40]!r}' + ('…' if len(text) > 40 else '')
+            return target.id, literal(statement.value)
+    raise UserError(f'holds {shown(statement)}, which is no assignment of data')
 
 
 def _require_known_types(config: Any) -> None:
@@ -113,7 +89,8 @@ def _require_known_types(config: Any) -> None:
     known = {name for registry in _registries() for name in registry.module_dict}.union(mmcv.ops.__all__).difference(
         UNSAFE
     )
-    for key, value in _entries(config):
+    for path, value in parts(config):
+        key = path.rpartition('.')[2]
         allowed = known if key == 'type' else SCOPES
         if key in ('type', '_scope_') and not (isinstance(value, str) and value in allowed):
             raise UserError(f'has {key}={value!r}, which is not one that is known and safe')
@@ -124,13 +101,3 @@ def _registries() -> Iterator[Registry]:
     for root in vars(mmengine.registry).values():
         if isinstance(root, Registry):
             yield from (root, *root.children.values())
-
-
-def _entries(content: Any) -> Iterator[tuple[Any, Any]]:
-    """Every key with its value, at any depth."""
-    if isinstance(content, dict):
-        yield from content.items()
-        content = list(content.values())
-    if isinstance(content, (list, tuple)):
-        for part in content:
-            yield from _entries(part)

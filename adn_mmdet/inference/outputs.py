@@ -12,7 +12,7 @@ import numpy as np
 
 from ..config import require_writable
 from ..errors import UserError
-from ..files import file_sha256, partial_path, write_atomically
+from ..files import file_sha256, name_problem, write_atomically
 from .pictures import picture_name
 from .video import Video
 
@@ -72,7 +72,8 @@ def require_outputs(folder: Path, outputs: Sequence[tuple[str, str]]) -> None:
             raise UserError(f'{path} is an input, which the output would overwrite: give another output folder')
         if os.path.lexists(path) and not (path.is_file() and f'{file_sha256(path)}  {json.dumps(name)}' in written):
             raise UserError(f'{path} was not written by an inferencer: move it, or give another output folder')
-        _require_name(_existing(path.parent) / partial_path(path).name)
+        if problem := name_problem(_existing(path.parent) / path.name):
+            raise UserError(f'cannot write {path.name} ({problem}): give the image a shorter name')
 
 
 def write_output(folder: Path, name: str, content: bytes) -> None:
@@ -96,13 +97,3 @@ def _read_record(folder: Path) -> set[str]:
 def _existing(folder: Path) -> Path:
     """The folder, or the nearest one around it that exists."""
     return next(path for path in (folder, *folder.parents) if os.path.lexists(path))
-
-
-def _require_name(path: Path) -> None:
-    """Make sure that a file system takes a name."""
-    try:
-        os.stat(path)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise UserError(f'cannot write {path.name} ({error.strerror}): give the image a shorter name') from error

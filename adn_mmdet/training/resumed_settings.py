@@ -9,6 +9,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 
+from ..config import literal
 from ..errors import UserError
 
 COMPARED = (
@@ -26,18 +27,6 @@ NO_MATTER = {'init_cfg', 'num_workers', 'persistent_workers', 'prefetch_factor',
 MOST = 8  # that are listed
 
 Difference = tuple[str, Any, Any]  # a dotted name, the checkpoint's value, the config's
-
-
-class _DictCalls(ast.NodeTransformer):
-    """Turns ``dict(a=1)``, as mmengine writes configs, into ``{'a': 1}``, which is a literal."""
-
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        """Any other call stays, and is no literal then."""
-        self.generic_visit(node)
-        if not isinstance(node.func, ast.Name) or node.func.id != 'dict' or node.args:
-            return node
-        keys: list[ast.expr | None] = [ast.Constant(keyword.arg) if keyword.arg else None for keyword in node.keywords]
-        return ast.Dict(keys, [keyword.value for keyword in node.keywords])
 
 
 def read_settings(text: Any) -> dict[str, Any]:
@@ -58,7 +47,7 @@ def read_settings(text: Any) -> dict[str, Any]:
 
 def _value(node: ast.expr) -> Any:
     try:
-        return ast.literal_eval(_DictCalls().visit(node))
+        return literal(node)
     except (ValueError, TypeError):
         return ast.unparse(node)
 

@@ -11,8 +11,7 @@ from torch.utils.data import DataLoader
 
 from ..backbones.features import unwrap
 from ..checkpoints import read_weights, require_fit
-from ..datasets.images import name_unreadable
-from ..datasets.parsed import build_dataset
+from ..datasets.parsed import build_dataloader
 from ..errors import UserError
 from .preemption import shield_workers
 from .resume import Found
@@ -27,8 +26,7 @@ class SafeRunner(Runner):
     @staticmethod
     def build_dataloader(dataloader: Any, *args: Any, **kwargs: Any) -> DataLoader:
         """As mmengine's; the annotations are those that were checked."""
-        dataloader = {**dataloader, 'dataset': build_dataset(dataloader['dataset'])}
-        return name_unreadable(shield_workers(Runner.build_dataloader(dataloader, *args, **kwargs)))
+        return shield_workers(build_dataloader(dataloader, *args, **kwargs))
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         """As mmengine's, in one line where it fails on what it finds.
