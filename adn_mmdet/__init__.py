@@ -9,6 +9,7 @@ from .checkpoints import load_for_testing, load_norms, recalibrate  # noqa: E402
 from .distillation import SkipAwareDistillationHook  # noqa: E402
 from .errors import UserError  # noqa: E402
 from .evaluation import ExactCocoMetric, SubNetTestLoop, SubNetValLoop  # noqa: E402
+from .operating_point import OperatingPoint  # noqa: E402
 from .skip_config import SkipConfig  # noqa: E402
 from .training import StuckNormsHook, train  # noqa: E402
 
@@ -16,6 +17,7 @@ __version__ = '0.1.0'
 __all__ = [
     'AdaptiveDepthResNet',
     'ExactCocoMetric',
+    'OperatingPoint',
     'ShallowResNet',
     'SkipAwareDistillationHook',
     'SkipConfig',

@@ -12,6 +12,7 @@ ORDER = [
     'errors',
     'files',
     'skip_config',
+    'operating_point',
     'keys',
     'explain',
     'config',
