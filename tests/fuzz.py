@@ -30,7 +30,7 @@ from adn_mmdet.checkpoints import convert_checkpoint, load_for_testing, load_fro
 from adn_mmdet.checkpoints.norms import norms_at, statistics_of
 from adn_mmdet.results.compare import compare, print_comparison, write_comparison
 from adn_mmdet.results.report import write_report
-from adn_mmdet.results.rows import add_row, of_weights, read_sub_nets
+from adn_mmdet.results.rows import POINT, SCHEMA, add_row, of_weights, read_sub_nets
 
 Outcomes = Counter[str]
 
@@ -100,6 +100,8 @@ ODD_VALUES: list[Any] = [
 def a_result(skip: str, ap: float) -> dict[str, Any]:
     return {
         'skip': skip,
+        'size': 64,
+        'proposals': 100,
         'bbox_mAP': ap,
         'bbox_mAP_l': None,
         'segm_mAP': ap / 2,
@@ -116,9 +118,11 @@ def results_files() -> tuple[dict[str, Any], dict[str, Any]]:
     rows = [a_result('FFFF', 0.4), a_result('TFFF', 0.3), a_result('TTTT', 0.1)]
     machine = {'device': 'CPU', 'threads': 2, 'versions': {'torch': '2.9'}, 'batch_size': 1, 'rounds': 10}
     flags = dict.fromkeys(('amp', 'channels_last', 'compile'), False)
-    times = [{'skip': row['skip'], 'ms': 10 * row['gmacs'], 'ms_p90': 20.0, 'ratio': 1.0} for row in rows]
-    latency = {'schema': 1, 'kind': 'latency', 'run': {**common, **machine, **flags}, 'rows': times}
-    return {'schema': 1, 'run': run, 'rows': rows, 'other_runs': [other]}, latency
+    times = [
+        {**{key: row[key] for key in POINT}, 'ms': 10 * row['gmacs'], 'ms_p90': 20.0, 'ratio': 1.0} for row in rows
+    ]
+    latency = {'schema': SCHEMA, 'kind': 'latency', 'run': {**common, **machine, **flags}, 'rows': times}
+    return {'schema': SCHEMA, 'run': run, 'rows': rows, 'other_runs': [other]}, latency
 
 
 def change_a_part(content: Any, generator: random.Random, odd_values: list[Any] = ODD_VALUES) -> Any:

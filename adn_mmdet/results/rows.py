@@ -1,4 +1,10 @@
-"""Rows of results in files: ``sub_nets.json`` of tools/test.py, and latency files of tools/benchmark.py."""
+"""Rows of results in files: ``sub_nets.json`` of tools/test.py, and latency files of tools/benchmark.py.
+
+A row is about one operating point: ``skip`` is its skip code (null: a net that has no depth to choose), ``size`` the
+short side in pixels that images are resized to, and ``proposals`` the number of region proposals an image (null: a
+detector without them). ``size`` and ``proposals`` of the run are those of its config. Rows of schema 1 have neither,
+and are read with null for both: they were tested at the config's own.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +13,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from types import UnionType
@@ -16,8 +22,10 @@ from typing import Any, Generic, NewType, TypeVar, Union, get_args, get_origin, 
 from ..errors import UserError
 from ..files import locked, read_json, write_json
 
-SCHEMA = 1
+SCHEMA = 2
+SCHEMAS = (1, 2)  # what is read
 FILE_NAME = 'sub_nets.json'
+POINT = ('skip', 'size', 'proposals')  # the keys of a row that tell it from all others of its run
 METRICS = {'bbox_mAP': 'box AP', 'segm_mAP': 'mask AP'}
 # All that a row of a latency file adds to a tested one.
 TIMES = ('ms', 'ms_p90', 'ms_iqr', 'backbone_ms', 'neck_ms', 'heads_ms', 'post_ms', 'ratio', 'ratio_low', 'ratio_high')
@@ -57,6 +65,8 @@ class SubNetsRun:
     input_size: Size
     settings_sha256: str | None = None
     norms_sha256: str | None = None
+    size: int | None = None
+    proposals: int | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +102,7 @@ class Results(Generic[Run]):
         path: of the file, or of its folder, as it was given.
         run: what the rows depend on; its texts can be printed.
         said: all that the file says of the run.
-        rows: dicts with ``skip``, metrics and costs.
+        rows: dicts with the keys of ``POINT``, metrics and costs.
         name: that of the run, or another one where two runs of one name stand in one table.
     """
 
@@ -147,18 +157,18 @@ def read_latency(path: PathLike) -> Results[LatencyRun]:
 
 
 def add_row(work_dir: PathLike, run: dict[str, Any], row: Row) -> list[Row]:
-    """Add one sub-network's row to ``WORK_DIR/sub_nets.json``, in place of an earlier one of the same code.
+    """Add one operating point's row to ``WORK_DIR/sub_nets.json``, in place of an earlier one of the same point.
 
     Rows of other runs stay in the file, in ``other_runs``. Any number of processes may add rows at a time.
 
     Args:
         work_dir: where the file is.
         run: what the numbers depend on (hashes, classes, …), beside ``name`` and ``config``.
-        row: ``skip``, metrics (fractions of 1, unrounded; None where a size has no object) and costs; what is not
-            finite becomes None.
+        row: the keys of ``POINT``, metrics (fractions of 1, unrounded; None where a size has no object) and costs;
+            what is not finite becomes None.
 
     Returns:
-        All rows of this run, from the super-net to the base-net.
+        All rows of this run, in the order of :func:`in_order`.
 
     Raises:
         UserError: the file that is there is no such file, or one of a newer version; it stays as it is.
@@ -168,9 +178,20 @@ def add_row(work_dir: PathLike, run: dict[str, Any], row: Row) -> list[Row]:
     row = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
     with locked(path, seconds=600):  # nobody takes long, but a row has
         mine, others = _held(path, run)
-        rows = sorted([*(held for held in mine if held['skip'] != row['skip']), row], key=lambda row: row['skip'] or '')
+        rows = in_order([*(held for held in mine if point_of(held) != point_of(row)), dict.fromkeys(POINT) | row])
         write_json(path, {'schema': SCHEMA, 'run': run, 'rows': rows, **({'other_runs': others} if others else {})})
     return rows
+
+
+def point_of(row: Row) -> tuple[str | None, int | None, int | None]:
+    """Skip code, size and proposals of a row: its operating point."""
+    return row['skip'], row.get('size'), row.get('proposals')
+
+
+def in_order(rows: Iterable[Row]) -> list[Row]:
+    """Rows of one run, the largest size first, of equal ones the most proposals, then from super-net to base-net."""
+    numbers = 'size', 'proposals'
+    return sorted(rows, key=lambda row: (*(-(row.get(key) or math.inf) for key in numbers), row['skip'] or ''))
 
 
 def held_rows(work_dir: PathLike, run: dict[str, Any]) -> list[Row]:
@@ -183,15 +204,21 @@ def held_rows(work_dir: PathLike, run: dict[str, Any]) -> list[Row]:
 
 
 def _held(path: Path, run: dict[str, Any]) -> tuple[list[Row], list[dict[str, Any]]]:
-    """The rows of a run, and the other runs."""
+    """The rows of a run, those of schema 1 at the size and proposals of its config, and the other runs."""
+    own = {key: run.get(key) for key in POINT}
 
-    def facts(run: dict[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in run.items() if key not in ('name', 'config')}
+    def facts(run: dict[str, Any]) -> dict[str, Any]:  # size and proposals of the config are in its settings
+        return {key: value for key, value in run.items() if key not in ('name', 'config', *POINT)}
 
     with _one_line(path, remedy := 'remove it, or give another work folder'):
         parts = _parts(path, None, remedy).values() if path.exists() else ()
     runs = [{'run': part['run'], 'rows': part['rows']} for part in parts]
-    mine = [row for part in runs if facts(part['run']) == facts(run) for row in part['rows']]
+    mine = [
+        own | {key: value for key, value in row.items() if value is not None or key not in POINT}
+        for part in runs
+        if facts(part['run']) == facts(run)
+        for row in part['rows']
+    ]
     return mine, [part for part in runs if facts(part['run']) != facts(run)]
 
 
@@ -212,8 +239,9 @@ def _parts(path: Path, kind: str | None, remedy: str) -> dict[str, dict[str, Any
     if content.get('kind') != kind or not {'schema', 'run', 'rows'} <= content.keys():
         writer = 'tools/benchmark.py latency --json' if kind else 'tools/test.py'
         raise ValueError(f'this is not a file of {writer}, which holds schema, run and rows')
-    if content['schema'] != SCHEMA:
-        raise ValueError(f'this has schema {printable(json.dumps(content["schema"]))[:40]}, but {SCHEMA} is read')
+    if content['schema'] not in SCHEMAS:
+        read = ' and '.join(map(str, SCHEMAS))
+        raise ValueError(f'this has schema {printable(json.dumps(content["schema"]))[:40]}, but {read} are read')
     if not isinstance(others := content.get('other_runs', []), list):
         raise ValueError('other_runs is no list')
     parts = {'': content} | {f'other_runs[{number}].': part for number, part in enumerate(others)}
@@ -223,23 +251,27 @@ def _parts(path: Path, kind: str | None, remedy: str) -> dict[str, dict[str, Any
             raise ValueError(f'it has no {place}rows')
         _require(part.get('run'), {}, f'{place}run')
         for number, row in enumerate(rows):
-            _require(row, {'skip': Code | None}, f'{place}rows[{number}]')
+            numbers = {key: int | None for key in POINT if isinstance(row, dict) and key in row}
+            _require(row, {**numbers, 'skip': Code | None}, f'{place}rows[{number}]')
     return parts
 
 
 def _results(kind: type[Run], cost: str, path: Path, place: str, part: dict[str, Any]) -> Results[Run]:
     """A run that has all that one should have, and rows of numbers with the cost that they are about."""
-    said, rows = part['run'], part['rows']
+    said, rows = part['run'], [dict.fromkeys(POINT) | row for row in part['rows']]
     needed = {field.name for field in fields(kind) if field.default is MISSING}
     hints = {key: hint for key, hint in get_type_hints(kind).items() if key in needed or key in said}
     _require(said, hints, f'{place}run')
     for number, row in enumerate(rows):
-        numbers = {key: Share | None if key in METRICS else Number | None for key in row}
-        _require(row, {**numbers, 'skip': Code | None, cost: float}, f'{place}rows[{number}]')
+        numbers = {key: Share | None if key in METRICS else Number | None for key in row if key not in POINT}
+        _require(row, {**numbers, cost: float}, f'{place}rows[{number}]')
     codes = [row['skip'] for row in rows]
-    if len(set(codes)) < len(codes) or len({len(code or '') for code in codes}) > 1:
+    if len(set(map(point_of, rows))) < len(rows) or len({len(code or '') for code in codes}) > 1:
         text = str(codes)[:200]
-        raise ValueError(f'{place}rows has the skip codes {text}: each should be there once, and all of one length')
+        raise ValueError(
+            f'{place}rows has the skip codes {text}: each should be there once at a size and number of proposals, '
+            'and all of one length'
+        )
     known: dict[str, Any] = {key: printable(said[key]) if isinstance(said[key], str) else said[key] for key in hints}
     return Results(path, run := kind(**known), said, rows, run.name)
 

@@ -46,7 +46,7 @@ def test_table_and_file(main, config, checkpoint, shapes, tmp_path, capsys):
     assert 'TTFT' in printed and '2×3×64×96' in printed and 'post' in printed and 'Untrained' not in printed
     assert 'On 6 images of' in printed and 'noise' not in printed
     content = json.loads(path.read_text())
-    assert (content['schema'], content['kind']) == (1, 'latency')
+    assert (content['schema'], content['kind']) == (2, 'latency')
     run = content['run']
     assert run.pop('device') and run.pop('versions').keys() == {'python', 'torch', 'mmdet'}
     assert run == dict(

@@ -9,16 +9,16 @@ import pytest
 
 from adn_mmdet import UserError
 from adn_mmdet.cost.latency import LatencyRow
-from adn_mmdet.results.rows import TIMES, add_row, held_rows, of_weights, read_latency, read_sub_nets
+from adn_mmdet.results.rows import TIMES, add_row, held_rows, of_weights, point_of, read_latency, read_sub_nets
 
 RUN = dict(
     name='net', checkpoint_sha256='a', annotations_sha256=None, classes=['cell'], num_images=3, input_size=[32, 64]
 )
-ROW = dict(skip='FT', bbox_mAP=0.5, bbox_mAP_l=None, gmacs=1.5)
-SUB_NETS = dict(schema=1, run=RUN, rows=[ROW, ROW | dict(skip='TT')])
+ROW = dict(skip='FT', size=64, proposals=None, bbox_mAP=0.5, bbox_mAP_l=None, gmacs=1.5)
+SUB_NETS = dict(schema=2, run=RUN, rows=[ROW, ROW | dict(skip='TT')])
 TIMED = dict(name='net', checkpoint_sha256=None, device='CPU', threads=1, batch_size=1, input_size=[32, 64],
              amp=False, channels_last=False, compile=False)  # fmt: skip
-LATENCY = dict(schema=1, kind='latency', run=TIMED, rows=[dict(skip=None, ms=2.5)])
+LATENCY = dict(schema=2, kind='latency', run=TIMED, rows=[dict(skip=None, size=64, proposals=9, ms=2.5)])
 
 
 def write(path, content):
@@ -50,7 +50,7 @@ def without(part, key):
         (LATENCY, 'is not a file of tools/test.py'),
         ({}, 'is not a file of tools/test.py'),
         (without(SUB_NETS, 'rows'), 'is not a file of tools/test.py'),
-        (SUB_NETS | dict(schema=2), 'has schema 2, but 1 is read'),
+        (SUB_NETS | dict(schema=3), 'has schema 3, but 1 and 2 are read'),
         (SUB_NETS | dict(run=3), 'run is no JSON object'),
         (SUB_NETS | dict(rows=[]), 'has no rows'),
         (SUB_NETS | dict(rows=[3]), r'rows\[0\] is no JSON object'),
@@ -61,7 +61,7 @@ def without(part, key):
             name=None, checkpoint_sha256=1, annotations_sha256=1, classes=[1], num_images=0, input_size=[32]).items()),
         *((SUB_NETS | dict(rows=[ROW, without(ROW, key)]), rf'rows\[1\] lacks {key}') for key in ('skip', 'gmacs')),
         *((SUB_NETS | dict(rows=[ROW | {key: value}]), rf'rows\[0\] has the {key} ') for key, value in dict(
-            skip='ft', gmacs='much', bbox_mAP='good', bbox_mAP_l=[]).items()),
+            skip='ft', size=0, proposals=2.5, gmacs='much', bbox_mAP='good', bbox_mAP_l=[]).items()),
         (SUB_NETS | dict(rows=[ROW | dict(bbox_mAP_l=float('nan'))]), 'it holds NaN'),
         (SUB_NETS | dict(rows=[None]), r'rows\[0\] is no JSON object'),
         (SUB_NETS | dict(rows=[ROW | dict(bbox_mAP=38.3)]), r'rows\[0\] has the bbox_mAP 38.3'),  # in percent
@@ -84,7 +84,7 @@ def test_no_results(tmp_path, content, message):
     ('content', 'message'),
     [
         (SUB_NETS, 'is not a file of tools/benchmark.py'),
-        (LATENCY | dict(schema=0), 'has schema 0, but 1 is read'),
+        (LATENCY | dict(schema=0), 'has schema 0, but 1 and 2 are read'),
         *((LATENCY | dict(run=without(TIMED, key)), f'run lacks {key}') for key in TIMED),
         (LATENCY | dict(run=TIMED | dict(amp='no')), 'run has the amp "no"'),
         (LATENCY | dict(rows=[dict(skip=None)]), r'rows\[0\] lacks ms'),
@@ -122,7 +122,7 @@ def test_rows_are_added_and_replaced_beside_those_of_other_runs(tmp_path):
     rows = add_row(tmp_path, RUN, row('FF', 0.12345678901234))
     assert [entry['skip'] for entry in rows] == ['FF', 'TT'] and rows == held_rows(tmp_path, RUN)
     written = json.loads((tmp_path / 'sub_nets.json').read_text())
-    assert written == dict(schema=1, run=RUN, rows=rows) and rows[0]['bbox_mAP'] == 0.12345678901234
+    assert written == dict(schema=2, run=RUN, rows=rows) and rows[0]['bbox_mAP'] == 0.12345678901234
     assert len(add_row(tmp_path, RUN | dict(name='moved', config='there'), row('FT'))) == 3
     other = RUN | dict(checkpoint_sha256='b')
     assert held_rows(tmp_path, other) == [] and len(add_row(tmp_path, other, row('TF'))) == 1
@@ -130,6 +130,28 @@ def test_rows_are_added_and_replaced_beside_those_of_other_runs(tmp_path):
     assert len(add_row(tmp_path, RUN, row('TF'))) == 4
     assert codes_in(tmp_path) == [('a', ['FF', 'FT', 'TF', 'TT']), ('b', ['TF'])]
     assert sorted(path.name for path in tmp_path.iterdir()) == ['.sub_nets.json.lock', 'sub_nets.json']
+
+
+def test_rows_of_points_are_told_apart_and_in_order(tmp_path):
+    points = [('TT', 32, 9), ('FF', 32, 9), ('FF', 64, 3), ('FF', 64, 9), ('FF', 64, 9), ('TT', 64, 9)]
+    for number, (skip, size, proposals) in enumerate(points, 1):
+        add_row(tmp_path, RUN, row(skip, number / 10) | dict(size=size, proposals=proposals))
+    rows = read_sub_nets(tmp_path)[0].rows
+    expected = [('FF', 64, 9), ('TT', 64, 9), ('FF', 64, 3), ('FF', 32, 9), ('TT', 32, 9)]
+    assert list(map(point_of, rows)) == expected and rows[0]['bbox_mAP'] == 0.5
+
+
+def test_rows_of_schema_1_are_those_at_the_configs_own_size_and_proposals(tmp_path):
+    old = [without(without(row, 'size'), 'proposals') for row in SUB_NETS['rows']]
+    other = dict(run=RUN | dict(num_images=2), rows=old)
+    write(tmp_path / 'sub_nets.json', dict(schema=1, run=RUN, rows=old, other_runs=[other]))
+    assert list(map(point_of, read_sub_nets(tmp_path)[0].rows)) == [('FT', None, None), ('TT', None, None)]
+    run = RUN | dict(size=64, proposals=9)
+    assert list(map(point_of, held_rows(tmp_path, run))) == [('FT', 64, 9), ('TT', 64, 9)]
+    add_row(tmp_path, run, row('TT') | dict(size=64, proposals=9, bbox_mAP=0.1))
+    mine, others = read_sub_nets(tmp_path)
+    assert (mine.run.size, mine.run.proposals) == (64, 9) and [r['bbox_mAP'] for r in mine.rows] == [0.5, 0.1]
+    assert json.loads((tmp_path / 'sub_nets.json').read_text())['other_runs'] == [other] and len(others.rows) == 2
 
 
 def test_what_is_not_finite_is_null(tmp_path):
@@ -160,7 +182,7 @@ def test_processes_at_one_file_lose_no_row(tmp_path):
 @pytest.mark.parametrize(
     ('content', 'message'),
     [
-        (SUB_NETS | dict(schema=2), 'has schema 2, but 1 is read'),
+        (SUB_NETS | dict(schema=3), 'has schema 3, but 1 and 2 are read'),
         (LATENCY, 'is not a file of tools/test.py'),
         (SUB_NETS | dict(rows=[without(ROW, 'skip')]), r'rows\[0\] lacks skip'),
         ('', 'is empty'),
