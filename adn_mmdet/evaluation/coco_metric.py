@@ -20,6 +20,7 @@ from terminaltables import AsciiTable
 
 from ..datasets.parsed import as_coco, read_annotations
 from ..errors import UserError
+from .resampling import draws, find_matches, mean_of_known
 
 AP_AT = 100  # detections an image for the overall AP, as COCO defines it
 AT_ONCE = 100_000  # detections that are evaluated together, where several categories have more: a matter of memory
@@ -40,6 +41,9 @@ class ExactCocoMetric(CocoMetric):
     ``classwise`` adds ``<class>_precision``; of several metrics each its own, ``bbox_<class>_precision``.
     faster-coco-eval does the work where it is installed.
 
+    Where ``num_draws`` is set, ``resampled`` holds the overall AP, by name, of so many test sets that were drawn from
+    the images of the last evaluation; see :mod:`~adn_mmdet.evaluation.resampling`.
+
     Raises:
         UserError: ``proposal_fast``, ``metric_items`` that there are not, or predictions that cannot be evaluated.
     """
@@ -49,6 +53,7 @@ class ExactCocoMetric(CocoMetric):
     iou_thrs: np.ndarray
     cat_ids: list[int] | None
     img_ids: list[int] | None
+    num_draws = 0
 
     def __init__(self, ann_file: str | None = None, **kwargs: Any) -> None:
         # A local file is read here, since it may have been read before.
@@ -74,6 +79,7 @@ class ExactCocoMetric(CocoMetric):
         """Evaluate ``(ground truth, prediction)`` pairs, one an image."""
         if not results:
             raise UserError('there is nothing to evaluate: no image was tested')
+        self.resampled: dict[str, np.ndarray] = {}
         self.results.clear()  # mmengine's evaluate hands on a copy, and clears these when all is done
         truths, predictions = zip(*results)
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
@@ -86,10 +92,14 @@ class ExactCocoMetric(CocoMetric):
         return {name: value for numbers in found.values() for name, value in numbers.items()}
 
     def _evaluate(self, metric: str, predictions: Sequence[Prediction]) -> dict[str, float]:
-        parts = [
-            self.accumulate(evaluation_class(), self.numbered(predictions, metric, labels), metric, labels).eval
-            for labels in self._labels_at_once(predictions, metric)
-        ]
+        parts, drawn_aps = [], []
+        for labels in self._labels_at_once(predictions, metric):
+            evaluation = self.accumulate(evaluation_class(), self.numbered(predictions, metric, labels), metric, labels)
+            parts.append(evaluation.eval)
+            if self.num_draws and metric != 'proposal':
+                drawn_aps += self._drawn_aps(evaluation)
+        if drawn_aps:
+            self.resampled[f'{metric}_mAP'] = mean_of_known(drawn_aps)
         precision = np.concatenate([part['precision'] for part in parts], axis=2)
         recall = np.concatenate([part['recall'] for part in parts], axis=1)
         numbers = self._aps(precision) | {
@@ -100,6 +110,12 @@ class ExactCocoMetric(CocoMetric):
             return {name: numbers[name] for name in self.metric_items or self._recalls()}
         of_classes = self._classwise(precision, metric) if self.classwise else {}
         return {f'{metric}_{name}': numbers[name] for name in self.metric_items or numbers} | of_classes
+
+    def _drawn_aps(self, evaluation: COCOeval) -> list[np.ndarray]:
+        """The AP of each category on each drawn test set."""
+        drawn, recalls = draws(len(self._numbers), self.num_draws), evaluation.params.recThrs
+        matches = find_matches(evaluation, self._truth.dataset, evaluation.cocoDt.dataset, AP_AT)
+        return [category.average_precision(drawn, recalls) for category in matches]
 
     def _labels_at_once(self, predictions: Sequence[Prediction], metric: str) -> list[np.ndarray]:
         """All labels, in groups of about AT_ONCE detections; categories do not bear on each other, but in proposals."""
