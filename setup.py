@@ -27,6 +27,7 @@ setup(
         'tests': ['pytest'],
         'weights': ['gdown'],
         'onnx': ['onnx'],
-        'dev': ['gdown', 'mypy', 'onnx', 'onnxruntime', 'pytest', 'pytest-xdist', 'ruff'],
+        'cls': ['mmpretrain==1.2.0'],
+        'dev': ['gdown', 'mmpretrain==1.2.0', 'mypy', 'onnx', 'onnxruntime', 'pytest', 'pytest-xdist', 'ruff'],
     },
 )

@@ -1,4 +1,4 @@
-"""SkipAwareDistillationHook: puts self-distillation on a detector for the length of a training."""
+"""SkipAwareDistillationHook: puts self-distillation on a model for the length of a training."""
 
 from __future__ import annotations
 
@@ -19,17 +19,19 @@ from .settings import DistillationSettings
 
 @HOOKS.register_module()
 class SkipAwareDistillationHook(Hook):
-    """Train super-net and base-net of a stock detector together (arXiv 2312.16392, Algorithm 1).
+    """Train super-net and base-net of a stock detector or classifier together (arXiv 2312.16392, Algorithm 1).
 
-    What it adds to the loss, and what it logs, is written at :class:`SelfDistillation`. It works on any detector with
-    an :class:`AdaptiveDepthBackbone`. Without it the detector trains as usual at its stored skip.
+    What it adds to the loss, and what it logs, is written at :class:`SelfDistillation`. It works on any detector, and
+    on mmpretrain's ImageClassifier, with an :class:`AdaptiveDepthBackbone`. Without it the model trains as usual at its
+    stored skip.
 
     Args:
         **settings: those of :class:`DistillationSettings`, by name.
 
     Raises:
         UserError: for a setting that there is not or that is out of its range; at the start of the training, for a
-            level that does not exist, a detector that cannot be distilled, or a second hook of this kind.
+            level that does not exist, a setting that makes no sense for the model, a model that cannot be distilled, or
+            a second hook of this kind.
     """
 
     __signature__ = inspect.signature(DistillationSettings)
@@ -51,7 +53,7 @@ class SkipAwareDistillationHook(Hook):
             self.distillation.detach()
         self.distillation = SelfDistillation(runner.model, self.settings)
         self.distillation.attach()
-        if self.distillation.pyramid is self.distillation.backbone:
+        if getattr(self.distillation.compared, 'module', None) is self.distillation.backbone:
             levels = ', '.join(f'kd.loss_{level.name}' for level in self.distillation.levels)
             runner.logger.info(f'There is no neck: the outputs of the backbone are distilled ({levels})')
         backbone = self.distillation.backbone

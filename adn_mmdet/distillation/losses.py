@@ -4,7 +4,7 @@ The super-net is the teacher: no gradient reaches its side. Everything is comput
 of the pass. With p and q the softmax of the super-net's and of the base-net's values over the entries i of a row,
 KL(p ‖ q) = Σ_i p_i · (log p_i − log q_i) (arXiv 2312.16392, Algorithm 1).
 
-A feature loss takes one pyramid level of both nets, (N, C, H, W), and a temperature T that the features are divided by.
+A feature loss takes one level of both nets, (N, C, H, W), and a temperature T that the features are divided by.
 ``FEATURE_LOSSES`` names them for configs:
 
 ===============  ====================================================================================================
@@ -35,6 +35,18 @@ def softmax_kl(super_logits: Tensor, base_logits: Tensor) -> Tensor:
     log_p = F.log_softmax(super_logits.detach().float(), dim=-1)
     log_q = F.log_softmax(base_logits.float(), dim=-1)
     return F.kl_div(log_q, log_p, reduction='sum', log_target=True) / max(1, len(log_p))
+
+
+def top_k_kl(super_logits: Tensor, base_logits: Tensor, k: int | None = None) -> Tensor:
+    """KL of class predictions, as the authors train on ImageNet: two (N, classes) to ().
+
+    1/N · Σ_n KL(p_n ‖ q_n), where p_n is the softmax of the super-net's ``k`` largest logits of image n, and q_n that
+    of the base-net's logits of the same classes. Where k is None, or there are no more classes, all are compared.
+    """
+    if k is not None and k < super_logits.shape[-1]:
+        super_logits, classes = super_logits.detach().topk(k, dim=-1)
+        base_logits = base_logits.gather(-1, classes)
+    return softmax_kl(super_logits, base_logits)
 
 
 def sigmoid_kl(super_logits: Tensor, base_logits: Tensor) -> Tensor:

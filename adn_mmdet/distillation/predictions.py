@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
@@ -12,11 +12,58 @@ from mmdet.models.roi_heads import StandardRoIHead
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .losses import sigmoid_kl, softmax_kl
+from .compared import Pick, Picked, pyramid_module
+from .losses import sigmoid_kl, softmax_kl, top_k_kl
+from .settings import DistillationSettings
 
-#: Of a module's (inputs, output), the tensors that are compared.
-Pick = Callable[[tuple[Any, ...], Any], tuple[Tensor, ...]]
-Picked = dict[nn.Module, tuple[Tensor, ...]]
+
+class Predictions(Protocol):
+    """The prediction losses of a model."""
+
+    @property
+    def picks(self) -> dict[nn.Module, Pick]:
+        """The modules whose calls :meth:`losses` reads, and what of each."""
+
+    def losses(self, of_super: Picked, of_base: Picked) -> dict[str, Tensor]:
+        """Scalars by name, not weighted, of two passes over the same batch."""
+
+
+def predictions_of(model: nn.Module, settings: DistillationSettings) -> Predictions | None:
+    """The prediction losses that the settings ask for.
+
+    Raises:
+        UserError: a setting that makes no sense for this model.
+    """
+    is_detector = isinstance(model, BaseDetector)
+    if is_detector and settings.top_k is not None:
+        raise UserError(
+            f"top_k={settings.top_k} is of a classifier's logits, which {type(model).__name__} has not: leave it out"
+        )
+    if not settings.prediction_weight:
+        return None
+    return PredictionKL(model) if is_detector else LogitKL(model, settings.top_k)
+
+
+class LogitKL:
+    """The prediction loss of an image classifier, ``loss_cls``: :func:`top_k_kl` of both nets' logits, (N, classes).
+
+    Args:
+        classifier: one whose ``head`` returns its logits.
+        top_k: how many of the super-net's classes are compared, at most; None takes all.
+    """
+
+    def __init__(self, classifier: Any, top_k: int | None) -> None:
+        self.head, self.top_k = classifier.head, top_k
+
+    @property
+    def picks(self) -> dict[nn.Module, Pick]:
+        """The head's logits."""
+        return {self.head: lambda _, logits: (logits,)}
+
+    def losses(self, of_super: Picked, of_base: Picked) -> dict[str, Tensor]:
+        """Compare the logits of two passes over the same batch."""
+        (super_logits,), (base_logits,) = of_super[self.head], of_base[self.head]
+        return {'loss_cls': top_k_kl(super_logits, base_logits, self.top_k)}
 
 
 class PredictionKL:
@@ -37,6 +84,7 @@ class PredictionKL:
     """
 
     def __init__(self, detector: BaseDetector) -> None:
+        self.pyramid = pyramid_module(detector)
         self.roi_head: Any = getattr(detector, 'roi_head', None)
         self.dense_head: Any = getattr(detector, 'rpn_head' if self.roi_head else 'bbox_head', None)
         heads = [head for head in (self.dense_head, self.roi_head) if head is not None]
@@ -63,17 +111,18 @@ class PredictionKL:
             self.roi_head.bbox_head: lambda _, output: (output[0],),
         }
 
-    def losses(self, of_super: Picked, of_base: Picked, base_feats: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    def losses(self, of_super: Picked, of_base: Picked) -> dict[str, Tensor]:
         """Compare the predictions of two passes over the same batch.
 
         Args:
             of_super: what :attr:`picks` picked in the super-net's pass.
-            of_base: the same of the base-net's; without any, the dense head is run on ``base_feats``.
-            base_feats: all outputs of the base-net's neck.
+            of_base: the same of the base-net's, and all outputs of its neck, which the dense head is run on where it
+                was not called.
 
         Returns:
             Scalars by name, not weighted.
         """
+        base_feats = of_base[self.pyramid]
         base_dense = of_base.get(self.dense_head) or self.dense_head(base_feats)[0]
         kl = sigmoid_kl if self.dense_head.use_sigmoid_cls else softmax_kl
         dense = kl(self._logits(of_super[self.dense_head]), self._logits(base_dense))

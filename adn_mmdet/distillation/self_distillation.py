@@ -1,6 +1,6 @@
-"""Skip-aware self-distillation of a detector: the two passes and the one loss dict (arXiv 2312.16392, Algorithm 1).
+"""Skip-aware self-distillation: the two passes and the one loss dict (arXiv 2312.16392, Algorithm 1).
 
-It knows detectors, not runners: :class:`SelfDistillation` takes the place of a detector's ``forward`` while attached,
+It knows models, not runners: :class:`SelfDistillation` takes the place of a model's ``forward`` while attached,
 so that both passes happen inside one forward and are followed by one backward. Distributed training, mixed precision,
 gradient accumulation and clipping therefore stay MMEngine's own.
 """
@@ -8,20 +8,20 @@ gradient accumulation and clipping therefore stay MMEngine's own.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..backbones.adaptive_depth import find_backbone
 from ..backbones.features import unwrap
 from ..errors import UserError
 from ..skip_config import SkipConfig
-from .levels import choose_levels, pyramid_levels, pyramid_module
+from .compared import Pick, Picked, choose_levels, compared_in
 from .losses import FEATURE_LOSSES
-from .predictions import Pick, Picked, PredictionKL
+from .predictions import predictions_of
 from .sequential import backpropagated, total_loss
 from .settings import DistillationSettings
 
@@ -29,32 +29,34 @@ Losses = dict[str, Any]
 
 
 class SelfDistillation:
-    """The training forward of a detector that runs super-net and base-net on the same batch.
+    """The training forward of a detector or image classifier that runs super-net and base-net on the same batch.
 
     loss = α·L(super) + (1−α)·[gt_weight·L(base) + kd_weight·T²·Σ_level KL(super ‖ base)
     + prediction_weight·Σ KL(predictions)]
 
     Called with ``mode='loss'`` it returns the dict below, whose entries are weighted already: their sum is the loss.
-    Any other mode is the detector's own forward.
+    Any other mode is the model's own forward.
 
     ==================  =============================================================================================
-    ``super.loss_*``    the detector's losses at the super-net, times α
-    ``base.loss_*``     the same at the base-net, times (1−α)·gt_weight; absent with ``gt_weight=0``, where the
-                        base-net runs backbone and neck only
+    ``super.loss*``     the model's losses at the super-net, times α
+    ``base.loss*``      the same at the base-net, times (1−α)·gt_weight; absent with ``gt_weight=0``, where the base-net
+                        has no label, and of a detector runs backbone and neck only
     ``kd.loss_p2`` …    the feature loss of a pyramid level, an output of the neck or else of the backbone, named by its
-                        stride (2² here), times (1−α)·kd_weight·T²·kd_ramp; absent with ``kd_weight=0``
-    ``kd.loss_cls`` …   the losses of :class:`PredictionKL`, times (1−α)·prediction_weight·kd_ramp; absent with
-                        ``prediction_weight=0``
-    ``kd.to_task``      the sum of all ``kd.loss_*`` over that of all ``super.loss_*`` and ``base.loss_*``; no loss
-    ``super.acc`` …     whatever a detector reports without "loss" in its name, as it is
+                        stride (2² here), or of a classifier's stage, ``kd.loss_stage1`` …, times
+                        (1−α)·kd_weight·T²·kd_ramp; absent with ``kd_weight=0``
+    ``kd.loss_cls`` …   the losses of :class:`PredictionKL`, or of a classifier's :class:`LogitKL`, times
+                        (1−α)·prediction_weight·kd_ramp; absent with ``prediction_weight=0``
+    ``kd.to_task``      the sum of all ``kd.loss_*`` over that of all ``super.loss*`` and ``base.loss*``; no loss
+    ``super.acc`` …     whatever a model reports without "loss" in its name, as it is
     ==================  =============================================================================================
 
     Args:
-        detector: a detector, or a wrapper of one, with an adaptive-depth backbone.
+        detector: a detector or an image classifier, or a wrapper of one, with an adaptive-depth backbone.
         settings: the weights of the formula, and what is compared how.
 
     Raises:
-        UserError: a level that does not exist, or a detector that cannot be distilled.
+        UserError: a level that does not exist, a setting that makes no sense for this model, or a model that cannot be
+            distilled.
     """
 
     def __init__(self, detector: nn.Module, settings: DistillationSettings | None = None) -> None:
@@ -63,10 +65,10 @@ class SelfDistillation:
         self.backbone = find_backbone(self.detector)
         self.super_net = SkipConfig.super_net(self.backbone.num_stages)
         self.base_net = SkipConfig.base_net(self.backbone.num_stages)
-        self.pyramid = pyramid_module(self.detector)
-        levels = choose_levels(pyramid_levels(self.detector), self.settings.levels)
+        self.compared = compared_in(self.detector)
+        levels = choose_levels(self.compared.found, self.settings.levels)
         self.levels = levels if self.settings.kd_weight else []
-        self.prediction_kl = PredictionKL(self.detector) if self.settings.prediction_weight else None
+        self.predictions = predictions_of(self.detector, self.settings)
         #: Share of the distillation's weights that is in force, 0 to 1; the hook raises it during its warm-up.
         self.kd_ramp = 1.0
         #: What a gradient scaler multiplies the loss by; ``'sequential'`` does the same, so that float16 has the range.
@@ -109,25 +111,26 @@ class SelfDistillation:
         if not self.is_attached or bound.arguments['mode'] != 'loss':
             return run()
         alpha, gt_weight = self.settings.alpha, self.settings.gt_weight
-        losses, of_super = self._super_pass(run)
+        losses, super_feats, of_super = self._super_pass(run)
         super_losses = _weighted(losses, 'super', alpha)
         if self.settings.mode == 'sequential':
             super_losses = backpropagated(super_losses, self.detector, self.loss_scale)
-        # Without truth the base-net needs no heads, but for what the predictions are compared by.
-        features = partial(self.detector.extract_feat, bound.arguments['inputs'])
-        losses, of_base = self._base_pass(run) if gt_weight else ({}, self._base_pass(features)[1])
+        # Without truth a detector's base-net needs no heads, but for what the predictions are compared by.
+        alone = partial(self.compared.run, bound.arguments['inputs'])
+        losses, of_base = self._base_pass(run) if gt_weight else ({}, self._base_pass(alone)[1])
         base_losses = _weighted(losses, 'base', (1 - alpha) * gt_weight)
-        kd_losses = self._kd_losses(of_super, of_base)
+        kd_losses = self._kd_losses(super_feats, of_super, of_base)
         if kd_losses:
             kd_losses['kd.to_task'] = (total_loss(kd_losses) / total_loss(super_losses | base_losses)).detach()
         return super_losses | base_losses | kd_losses
 
-    def _super_pass(self, run: Callable[[], Any]) -> tuple[Losses, Picked]:
-        """What ``run`` returns at the super-net, and, without its graph, what the base-net is compared with."""
+    def _super_pass(self, run: Callable[[], Any]) -> tuple[Losses, list[Tensor], Picked]:
+        """What ``run`` returns at the super-net, and, without their graph, the features and predictions of it."""
         with self.backbone.using_skip(self.super_net), _picked(self._picks()) as found:
             losses = run()
-        found[self.pyramid] = tuple(found[self.pyramid][level.index] for level in self.levels)
-        return losses, {module: tuple(tensor.detach() for tensor in tensors) for module, tensors in found.items()}
+        feats = [feat.detach() for feat in self.compared.features(found, self.levels)]
+        modules = self.predictions.picks if self.predictions else ()
+        return losses, feats, {module: tuple(tensor.detach() for tensor in found[module]) for module in modules}
 
     def _base_pass(self, run: Callable[[], Any]) -> tuple[Any, Picked]:
         """What ``run`` returns at the base-net, and what of it is compared."""
@@ -135,20 +138,19 @@ class SelfDistillation:
             return run(), found
 
     def _picks(self) -> dict[nn.Module, Pick]:
-        features: dict[nn.Module, Pick] = {self.pyramid: lambda _, outputs: tuple(outputs)}
-        return features | (self.prediction_kl.picks if self.prediction_kl else {})
+        return self.compared.picks(self.levels) | (self.predictions.picks if self.predictions else {})
 
-    def _kd_losses(self, of_super: Picked, of_base: Picked) -> Losses:
-        settings, base_feats = self.settings, of_base[self.pyramid]
+    def _kd_losses(self, super_feats: Sequence[Tensor], of_super: Picked, of_base: Picked) -> Losses:
+        settings, base_feats = self.settings, self.compared.features(of_base, self.levels)
         feature_loss = FEATURE_LOSSES[settings.feature]
         weight = (1 - settings.alpha) * settings.kd_weight * self.kd_ramp * settings.temperature**2
         losses = {
-            f'kd.loss_{level.name}': weight * feature_loss(feat, base_feats[level.index], settings.temperature)
-            for level, feat in zip(self.levels, of_super[self.pyramid])
+            f'kd.loss_{level.name}': weight * feature_loss(super_feat, base_feat, settings.temperature)
+            for level, super_feat, base_feat in zip(self.levels, super_feats, base_feats)
         }
-        if self.prediction_kl:
+        if self.predictions:
             weight = (1 - settings.alpha) * settings.prediction_weight * self.kd_ramp
-            found = self.prediction_kl.losses(of_super, of_base, base_feats)
+            found = self.predictions.losses(of_super, of_base)
             losses.update((f'kd.{name}', weight * loss) for name, loss in found.items())
         return losses
 

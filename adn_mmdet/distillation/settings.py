@@ -18,17 +18,21 @@ class DistillationSettings:
 
     Args:
         alpha: the super-net's share of the loss, 0 to 1.
-        gt_weight: weight of the base-net's own task loss; with 0 the base-net runs without heads.
+        gt_weight: weight of the base-net's own task loss; with 0, as Algorithm 1 is printed and as the authors train
+            classifiers, the base-net has no label, and a detector's runs without heads.
         kd_weight: weight of the feature loss; 0 is joint training without feature distillation.
-        prediction_weight: weight of the KL between predictions; 0 is detection as the authors train it.
+        prediction_weight: weight of the KL between predictions, of a classifier between its logits; 0 is detection as
+            the authors train it.
         feature: ``'gap_channel'`` (the authors'), ``'channel'``, ``'spatial'`` or ``'l2'``, or one of these on
             standardised features, ``'std_gap_channel'`` …; see ``distillation/losses.py``.
         temperature: T of the features' softmax; their loss is multiplied by T².
-        levels: indices of the neck's outputs to distil (of the backbone's, where there is no neck); None takes those
-            with a backbone stage behind them.
+        levels: indices of what to distil: a detector's neck outputs (the backbone's, where there is no neck), of which
+            None takes those with a backbone stage behind them; a classifier's stages, of which None takes all.
         warmup_iters: iterations over which both distillation weights rise linearly from 0.
         mode: ``'joint'`` holds both passes' activations until the one backward; ``'sequential'`` goes back through
             the super-net before the base-net's pass begins (the paper's footnote 1): the same gradients, less memory.
+        top_k: of a classifier, how many logits of an image ``prediction_weight`` compares, those of the super-net's
+            likeliest classes, renormalised; 500 is the authors' on ImageNet, None takes all.
 
     Raises:
         UserError: a setting of the wrong type or out of its range.
@@ -43,6 +47,7 @@ class DistillationSettings:
     levels: Sequence[int] | None = None
     warmup_iters: int = 0
     mode: str = 'joint'
+    top_k: int | None = None
 
     def __post_init__(self) -> None:
         """Check each setting, then what they are together."""
@@ -64,6 +69,11 @@ class DistillationSettings:
                 raise UserError(f'{name} should be one of {", ".join(valid)}, but got {value!r}')
         if not _is_count(self.warmup_iters):
             raise UserError(f'warmup_iters should be a whole number, 0 or more, but got {self.warmup_iters!r}')
+        if (top_k := self.top_k) is not None:
+            if not _is_count(top_k) or top_k < 2:
+                raise UserError(f'top_k should be a whole number of classes, 2 or more, but got {top_k!r}')
+            if not self.prediction_weight:
+                raise UserError(f'top_k={top_k} is of the predictions, whose prediction_weight is 0: set both or none')
         if (levels := self.levels) is not None:
             are_counts = isinstance(levels, (list, tuple)) and all(map(_is_count, levels))
             if not are_counts or not 0 < len(levels) == len(set(levels)):

@@ -74,6 +74,7 @@ def test_its_signature_is_that_of_the_settings():
         levels=None,
         warmup_iters=0,
         mode='joint',
+        top_k=None,
     )
 
 

@@ -8,7 +8,7 @@ from tiny import DETECTORS, batch, build, tiny_config
 
 from adn_mmdet import UserError, extract_feats, set_skip
 from adn_mmdet.distillation import FEATURE_LOSSES, DistillationSettings, SelfDistillation
-from adn_mmdet.distillation.levels import pyramid_levels
+from adn_mmdet.distillation.compared import pyramid_levels
 
 
 def flat(losses):

@@ -41,3 +41,14 @@ def test_names_are_those_that_there_are(name, value):
 def test_nothing_changes_them():
     with pytest.raises(FrozenInstanceError):
         DistillationSettings().alpha = 0.4
+
+
+@pytest.mark.parametrize('value', [0, 1, -1, 2.0, True, '500'], ids=repr)
+def test_top_k_is_a_number_of_classes(value):
+    with pytest.raises(UserError, match='top_k should be a whole number of classes, 2 or more, but got '):
+        DistillationSettings(prediction_weight=1.0, top_k=value)
+
+
+def test_top_k_needs_what_it_is_of():
+    with pytest.raises(UserError, match='top_k=500 is of the predictions, whose prediction_weight is 0'):
+        DistillationSettings(top_k=500)
