@@ -9,8 +9,9 @@ from pathlib import Path
 from _command import command
 
 from adn_mmdet.config import require_output
-from adn_mmdet.results.compare import DETECTORS, FILES, compare, print_comparison, write_comparison
+from adn_mmdet.results.compare import FILES, PAPER_MODELS, compare, print_comparison, write_comparison
 
+METRICS = {'box': 'bbox_mAP', 'mask': 'segm_mAP', 'top1': 'top1', 'top5': 'top5'}
 EPILOG = (
     'Writes compare.md, compare.csv, compare.json and compare.png. All runs must be on the same annotation file, '
     'classes and number of images. They may differ in input size: AP and costs of a run are those of its own size.'
@@ -29,11 +30,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         '--paper',
-        choices=[*DETECTORS, 'none'],
-        help="whose numbers of the paper's Table 5 to show; default: each of which a config <detector>_r50_..._coco "
-        'was tested on all of COCO val2017',
+        choices=[*PAPER_MODELS, 'none'],
+        help='whose numbers of the paper to show; default: each of which a config of its tables was tested on all of '
+        "COCO val2017 or ImageNet's validation set",
     )
-    parser.add_argument('--metric', choices=['box', 'mask'], default='box', help='the AP that the choice goes by')
+    parser.add_argument(
+        '--metric', choices=[*METRICS], help='what the choice goes by; default: the first that there is'
+    )
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument('--budget-ms', type=float, metavar='X', help='the most milliseconds, as in the latency files')
     budget.add_argument('--budget-gmacs', type=float, metavar='X', help='the most GMACs an image')
@@ -51,8 +54,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     content = compare(
         args.runs,
         args.latency,
-        paper=None if args.paper is None else [name for name in DETECTORS if name == args.paper],
-        metric={'box': 'bbox_mAP', 'mask': 'segm_mAP'}[args.metric],
+        paper=None if args.paper is None else [name for name in PAPER_MODELS if name == args.paper],
+        metric=METRICS[args.metric] if args.metric else None,
         budget=next(((cost, limit) for cost, limit in budgets.items() if limit is not None), None),
     )
     write_comparison(content, args.out)

@@ -167,13 +167,17 @@ class _Recorder(Hook):
 
 
 def _numbers(metrics: Mapping[str, Any]) -> dict[str, float | None]:
-    """The numbers among metrics, without ``coco/`` before them unless two would have one name; None for NaN."""
+    """The numbers among metrics, without ``coco/`` before them unless two would have one name; None for NaN.
+
+    mmpretrain's accuracy is in percent; here it is a fraction of 1, as AP.
+    """
     named: dict[str, float | None] = {}
     for name, value in metrics.items():
         try:
             number = float(value)
         except (TypeError, ValueError):  # a list or a text: of another metric, and in the log
             continue
+        number /= 100 if name.startswith('accuracy/') else 1
         short = name.partition('/')[2] or name
         named[name if short in named else short] = number if abs(number) < float('inf') else None
     return named

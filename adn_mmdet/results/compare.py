@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import math
 from collections.abc import Sequence
@@ -17,11 +18,12 @@ from ..files import json_bytes, write_together
 from .pareto import best_under_budget, pareto_front, sub_net_points
 from .plot import COSTS, plot_accuracy_against_cost
 from .rows import METRICS, TIMES, LatencyRun, PathLike, Results, Row, SubNetsRun, printable, read_latency, read_sub_nets
-from .tables import escape, markdown_table, named_apart, print_table, size_text
+from .tables import escape, markdown_table, measure, named_apart, print_table, size_text
 
 SCHEMA = 1
-PAPER_FILE = Path(__file__).with_name('paper_table5.json')
-DETECTORS = ('faster_rcnn', 'mask_rcnn', 'retinanet')  # of the paper's table
+# The paper's numbers: of detectors on COCO, of classifiers on ImageNet.
+PAPER_FILES = tuple(Path(__file__).with_name(name) for name in ('paper_table5.json', 'paper_imagenet.json'))
+PAPER_MODELS = ('faster_rcnn', 'mask_rcnn', 'retinanet', 'resnet50', 'mobilenetv2', 'vit-b16', 'vit-b32', 'swin-t')
 UNITS = {'gmacs': 'GMACs', 'ms': 'ms'}
 DATA = ('classes', 'num_images', 'annotations_sha256')  # what all runs must agree in
 # And all latency files.
@@ -33,7 +35,7 @@ def compare(
     runs: Sequence[PathLike],
     latency: Sequence[PathLike] = (),
     paper: Sequence[str] | None = None,
-    metric: str = 'bbox_mAP',
+    metric: str | None = None,
     budget: tuple[str, float] | None = None,
 ) -> dict[str, Any]:
     """Join runs on the same data with their measured latency and with what the paper has.
@@ -45,9 +47,10 @@ def compare(
         runs: work folders with a ``sub_nets.json``, or such files.
         latency: files of ``tools/benchmark.py latency --json``; each belongs to the runs of its config's name and,
             where it was measured with weights, of these weights.
-        paper: which of ``DETECTORS`` to show the paper's numbers of; None takes those of which a ResNet-50 config
-            (``<detector>_r50_…_coco``) was tested on all of COCO val2017.
-        metric: the AP that the choice goes by.
+        paper: which of ``PAPER_MODELS`` to show the paper's numbers of; None takes those of which a config of the paper
+            (``<detector>_r50_…_coco``, ``<network>_…in1k``) was tested on all of COCO val2017 or of ImageNet's
+            validation set.
+        metric: the accuracy that the choice goes by; None takes the first of ``METRICS`` that a run has.
         budget: the most that a sub-network may cost, as ``('ms', 40)`` or ``('gmacs', 200)``.
 
     Returns:
@@ -69,6 +72,8 @@ def compare(
         for run in tested
         for row in run.rows
     ] + published
+    known = [name for name in METRICS if any(row.get(name) is not None for run in tested for row in run.rows)]
+    metric = metric or [*known, 'bbox_mAP'][0]
     for name, cost in product(METRICS, COSTS):
         points = sub_net_points(rows, cost, name)
         front = set(pareto_front(points))
@@ -162,31 +167,35 @@ def _add_latency(run: Results[SubNetsRun], latency: Results[LatencyRun]) -> Resu
     return replace(run, rows=[{**row, **times.get(row['skip'], {})} for row in run.rows])
 
 
-def _paper_rows(runs: Sequence[Results[SubNetsRun]], detectors: Sequence[str] | None) -> tuple[list[Row], str]:
-    """The paper's rows of some detectors, and their source."""
-    table = json.loads(PAPER_FILE.read_text(encoding='utf-8'))
-    about = runs[0].run
-    is_coco = about.num_images == table['num_images'] and about.classes == table['classes']
-    names = [run.run.name for run in runs if run.run.name.endswith('_coco')]
-    if detectors is None:
-        detectors = [key for key in DETECTORS if is_coco and any(name.startswith(f'{key}_r50_') for name in names)]
-    if detectors and not is_coco:
-        raise UserError(
-            f'--paper {" ".join(detectors)}: the paper tested on the 5000 images and 80 classes of COCO val2017, '
-            f'but these runs on {about.num_images} images and {len(about.classes)} classes: use --paper none'
-        )
-    rows = [{**row, 'kind': 'paper'} for row in table['rows'] if row.pop('detector') in detectors]
+def _paper_rows(runs: Sequence[Results[SubNetsRun]], models: Sequence[str] | None) -> tuple[list[Row], str]:
+    """The paper's rows of some models, and their sources."""
+    about, names = runs[0].run, [run.run.name for run in runs]
+    rows: list[Row] = []
+    sources: list[str] = []
+    for table in [json.loads(path.read_text(encoding='utf-8')) for path in PAPER_FILES]:
+        size = (about.num_images, len(about.classes))
+        is_same = size == (table['num_images'], table['num_classes'])
+        is_same = is_same and about.classes == table.get('classes', about.classes)
+        found = [model for model, pattern in table['configs'].items() if is_same and fnmatch.filter(names, pattern)]
+        asked = found if models is None else [model for model in table['configs'] if model in models]
+        if asked and not is_same:
+            raise UserError(
+                f'--paper {" ".join(asked)}: the paper tested on {table["task"]}, '
+                f'but these runs on {size[0]} images and {size[1]} classes: use --paper none'
+            )
+        chosen = [{**row, 'kind': 'paper'} for row in table['rows'] if row.pop('model') in asked]
+        rows, sources = rows + chosen, sources + [table['source']] * bool(chosen)
     for row in rows:
         if row['gmacs'] and row['input_size'] not in [run.run.input_size for run in runs]:
             row['run'] += f' (GMACs at {size_text(row["input_size"])})'
-    return rows, table['source']
+    return rows, '; '.join(sources)
 
 
 def _choose(rows: Sequence[Row], metric: str, cost: str, limit: float) -> dict[str, Any]:
     """The sub-network to ship, and that of the same run with nothing skipped."""
     points = sub_net_points(rows, cost, metric)
     if not any(row.get(metric) is not None for row in rows):
-        raise UserError(f'no run has a {METRICS[metric]}: choose by the other AP, --metric')
+        raise UserError(f'no run has a {METRICS[metric]}: choose by another one, --metric')
     if not points and cost == 'ms':
         raise UserError(
             'a budget in ms needs the latency of a run that has depths: '
@@ -215,7 +224,7 @@ def describe_choice(choice: dict[str, Any]) -> str:
     if super_net is None:
         return f'{text}. What it gives up against the super-net is not known: its row is missing.'
     loss, saving = 100 * (chosen[metric] - super_net[metric]), chosen[cost] - super_net[cost]
-    return f'{text}; {loss:+.2f} AP and {saving:+.2f} {unit} against {super_net["skip"]}.'
+    return f'{text}; {loss:+.2f} {measure([[metric]])} and {saving:+.2f} {unit} against {super_net["skip"]}.'
 
 
 def table_rows(content: dict[str, Any]) -> list[Row]:
@@ -232,7 +241,8 @@ def describe(content: dict[str, Any]) -> str:
     """What a table's numbers are."""
     costs = '; '.join(describe_costs(content).values())
     images = content['runs'][0]['num_images']
-    text = f'{images} images; AP in percent; {costs}; * is on the Pareto front of {METRICS[content["metric"]]}'
+    front = f'* is on the Pareto front of {METRICS[content["metric"]]}'
+    text = f'{images} images; {measure(content["rows"])} in percent; {costs}; {front}'
     others = ', '.join(f'{run["name"]} ({run["num_images"]} images)' for run in content['left_out'])
     return f'{text}; not shown, since on other data: {others}' if others else text
 
@@ -271,7 +281,7 @@ def write_comparison(content: dict[str, Any], folder: PathLike) -> None:
         f'{escape(describe(content))}.',
         markdown_table(table_rows(content)),
         escape(describe_choice(content['choice'])) if content['choice'] else '',
-        '![AP against cost](compare.png)' if picture else '',
+        f'![{measure(rows)} against cost](compare.png)' if picture else '',
         f'The paper: {content["paper"]}.' if content['paper'] else '',
     ]
     table = DataFrame(rows, dtype=object).to_csv(index=False)  # as objects, whole numbers stay whole beside empty cells

@@ -12,7 +12,7 @@ from ..errors import UserError
 from ..files import write_together
 from .plot import plot_accuracy_against_cost, png
 from .rows import FILE_NAME, PathLike, read_sub_nets
-from .tables import escape, markdown_table, named_apart, size_text
+from .tables import escape, markdown_table, measure, named_apart, size_text
 
 FILES = ('report.md', 'accuracy_cost.png', 'predictions.png')  # what is written
 
@@ -63,14 +63,15 @@ def write_report(work_dir: PathLike, pictures: PathLike | None = None, num_pictu
     sections = [
         [
             f'# {escape(run.name)}',
-            f'{run.run.num_images} images; AP in percent; costs for one image of {size_text(run.run.input_size)} px.',
+            f'{run.run.num_images} images; {measure(run.rows)} in percent; '
+            f'costs for one image of {size_text(run.run.input_size)} px.',
             markdown_table(run.rows),
         ]
         for run in runs
     ]
     contents = dict.fromkeys(FILES[1:]) | {'accuracy_cost.png': plot_accuracy_against_cost(runs[0].rows)}
     if contents['accuracy_cost.png']:
-        sections[0].append('![AP against cost](accuracy_cost.png)')
+        sections[0].append(f'![{measure(runs[0].rows)} against cost](accuracy_cost.png)')
     if pictures is not None:
         codes = [row['skip'] for row in runs[0].rows if row['skip'] and (Path(pictures) / row['skip']).is_dir()]
         columns = (

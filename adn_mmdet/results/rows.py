@@ -26,7 +26,7 @@ SCHEMA = 2
 SCHEMAS = (1, 2)  # what is read
 FILE_NAME = 'sub_nets.json'
 POINT = ('skip', 'size', 'proposals')  # the keys of a row that tell it from all others of its run
-METRICS = {'bbox_mAP': 'box AP', 'segm_mAP': 'mask AP'}
+METRICS = {'bbox_mAP': 'box AP', 'segm_mAP': 'mask AP', 'top1': 'top-1', 'top5': 'top-5'}
 # All that a row of a latency file adds to a tested one.
 TIMES = ('ms', 'ms_p90', 'ms_iqr', 'backbone_ms', 'neck_ms', 'heads_ms', 'post_ms', 'ratio', 'ratio_low', 'ratio_high')
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ COLUMNS = {
     **METRICS,
     'gmacs': 'GMACs',
     'ms': 'ms',
+    'epoch_minutes': 'min to train an epoch',
     'params_held_m': 'params held (M)',
     'params_active_m': 'params active (M)',
 }
@@ -57,7 +58,12 @@ def escape(text: str) -> str:
 def _cell(name: str, value: Any) -> str:
     if value is None or isinstance(value, str):
         return value or '–'
-    return f'{100 * value:.2f}' if name.endswith('mAP') else f'{value:.4g}' if value < 1 else f'{value:.2f}'
+    return f'{100 * value:.2f}' if name in METRICS else f'{value:.4g}' if value < 1 else f'{value:.2f}'
+
+
+def measure(names: Iterable[Iterable[str]]) -> str:
+    """What rows are measured by, in a word: the AP of detectors, or accuracy."""
+    return 'AP' if any(name.endswith('mAP') for row in names for name in row) else 'accuracy'
 
 
 def _columns(rows: Sequence[Row]) -> list[str]:
@@ -65,7 +71,7 @@ def _columns(rows: Sequence[Row]) -> list[str]:
 
 
 def print_table(rows: Sequence[Row], title: str) -> None:
-    """Print rows on the terminal; AP in percent."""
+    """Print rows on the terminal; AP and accuracy in percent."""
     names = _columns(rows)
     table = Table(title=title)
     for name in names:

@@ -86,7 +86,8 @@ def make_safe(cfg: Config) -> str:
     if hooks.checkpoint and _is(hooks.checkpoint.type, CheckpointHook, HOOKS):
         hooks.checkpoint.type = 'AtomicCheckpointHook'
         changes.append('CheckpointHook by AtomicCheckpointHook')
-    if cfg.get('val_cfg') and _is(cfg.val_cfg.get('type'), ValLoop, LOOPS) and choose_codes(cfg, None):
+    val_cfg = cfg.get('val_cfg')  # mmpretrain's names no type
+    if val_cfg is not None and _is(val_cfg.get('type', 'ValLoop'), ValLoop, LOOPS) and choose_codes(cfg, None):
         cfg.val_cfg.type = 'SubNetValLoop'
         changes.append('ValLoop by SubNetValLoop')
     added = [hook for name, hook in SAFETY_HOOKS.items() if name not in hooks]

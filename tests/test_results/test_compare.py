@@ -9,7 +9,7 @@ from mmdet.datasets import CocoDataset
 from tiny import load_tool
 
 from adn_mmdet import UserError
-from adn_mmdet.results.compare import PAPER_FILE, compare, describe_choice, write_comparison
+from adn_mmdet.results.compare import PAPER_FILES, PAPER_MODELS, compare, describe_choice, write_comparison
 
 ADN, R50 = 'mask_rcnn_r50_adn_1x_coco', 'mask_rcnn_r50_1x_coco'
 AP = dict(FFFF=0.383, TFFF=0.375, TTFF=0.376, TTTT=0.341)
@@ -152,11 +152,53 @@ def test_costs_of_another_size_are_named_and_not_drawn(tmp_path, monkeypatch):
 
 def test_numbers_of_the_paper():
     """Shares of the costs, as 4.456 GMACs a skipped block of seven at 800×1280."""
-    rows = json.loads(PAPER_FILE.read_text())['rows']
+    rows = json.loads(PAPER_FILES[0].read_text())['rows']
     assert len(rows) == 12 and all(row['input_size'] == [800, 1280] for row in rows[:8])
     for super_net, base_net in zip(rows[:8:2], rows[1:8:2]):
         assert super_net['gmacs'] - base_net['gmacs'] == pytest.approx(7 * 4.456, rel=0.01)
         assert super_net['bbox_mAP'] > base_net['bbox_mAP']
+
+
+def put_classifier(folder, name='resnet50_adn_in1k', num_images=50000, **about):
+    """Write the ``sub_nets.json`` of a classifier."""
+    run = dict(name=name, checkpoint_sha256=name, annotations_sha256=None, classes=[f'{i}' for i in range(1000)],
+               num_images=num_images, input_size=[224, 224])  # fmt: skip
+    rows = [dict(skip='FFFF', top1=0.7612, top5=0.9301, gmacs=4.11), dict(skip='TTTT', top1=0.75, top5=0.9, gmacs=2.58)]
+    folder.mkdir()
+    (folder / 'sub_nets.json').write_text(json.dumps(dict(schema=1, run=run | about, rows=rows)))
+    return folder
+
+
+def test_classifiers_beside_the_papers_tables(tmp_path):
+    run = put_classifier(tmp_path / 'a')
+    content = compare([run], budget=('gmacs', 3))
+    assert content['metric'] == 'top1' and 'Tables 1, 3' in content['paper'] and 'Table 5' not in content['paper']
+    published = [row for row in content['rows'] if row['kind'] == 'paper']
+    adn = {row['skip']: row for row in published if row['run'] == 'paper, ResNet-50, ADN'}
+    assert [adn[code]['top1'] for code in ('FFFF', 'TFFF', 'TTFF', 'TTTT')] == [0.776, 0.771, 0.765, 0.761]
+    assert adn['FFFF']['epoch_minutes'] == 54.7 and len(published) == 14
+    assert '75.00 at 2.58 GMACs; -1.12 accuracy and -1.53 GMACs' in describe_choice(content['choice'])
+    write_comparison(content, tmp_path)
+    text = (tmp_path / 'compare.md').read_text()
+    assert (
+        '50000 images; accuracy in percent' in text
+        and '| 76.12 | 93.01 |' in text
+        and (tmp_path / 'compare.png').stat()
+    )
+
+
+def test_which_tables_belong_to_which_classifier(tmp_path, adn):
+    vit = put_classifier(tmp_path / 'vit', 'vit-b32_adn_in1k')
+    assert {row['run'].split(',')[1] for row in compare([vit])['rows'] if row['kind'] == 'paper'} == {' ViT-B/32'}
+    assert compare([put_classifier(tmp_path / 'other', 'resnet50_adn_fashion_mnist')])['paper'] is None
+    assert compare([put_classifier(tmp_path / 'part', num_images=500)])['paper'] is None
+    with pytest.raises(UserError, match='--paper resnet50: the paper tested on the 50000 images .* on 500 images and'):
+        compare([tmp_path / 'part'], paper=['resnet50'])
+    with pytest.raises(
+        UserError, match='--paper swin-t: the paper tested on the 50000 .* on 5000 images and 80 classes'
+    ):
+        compare([adn], paper=['swin-t'])
+    assert set(PAPER_MODELS) == {key for path in PAPER_FILES for key in json.loads(path.read_text())['configs']}
 
 
 @pytest.mark.parametrize(
