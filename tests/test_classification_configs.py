@@ -5,7 +5,9 @@ import torch
 from mmengine.registry import HOOKS, MODELS, TRANSFORMS, init_default_scope
 from tiny import ROOT
 
+from adn_mmdet import SkipConfig
 from adn_mmdet.config import load_config
+from adn_mmdet.cost import count_costs, default_input_size
 
 FOLDER = ROOT / 'configs' / 'classification'
 CONFIGS = sorted(str(path.relative_to(FOLDER))[:-3] for path in FOLDER.rglob('*.py'))
@@ -14,6 +16,10 @@ NETWORKS = {'resnet50': ('AdaptiveDepthResNet', 'ShallowResNet', 'ResNet')}  # A
 
 def load(name):
     return load_config(str(FOLDER / f'{name}.py'))
+
+
+def test_small_images_are_counted_at_their_size():
+    assert default_input_size(load('resnet50_narrow_adn_fashion_mnist')) == (32, 32)
 
 
 def test_every_row_of_table_1_has_its_config():
@@ -45,7 +51,7 @@ def test_model_and_pipelines_build_from_anywhere(name, build, elsewhere):
     network = name.rpartition('/')[2].partition('_')[0]
     kind = 0 if '_adn_' in name else 1 if '_base_' in name else 2
     assert type(model.backbone).__name__ == NETWORKS[network][kind]
-    if '/' not in name:
+    if '/' not in name and name.endswith('in1k'):
         millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
         assert millions == pytest.approx(PARAMETERS[network][kind], abs=0.005)
     has_hook = any(hook.type == 'SkipAwareDistillationHook' for hook in cfg.get('custom_hooks', []))
@@ -53,6 +59,18 @@ def test_model_and_pipelines_build_from_anywhere(name, build, elsewhere):
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         for transform in cfg[loader].dataset.pipeline:
             TRANSFORMS.build(transform)
+
+
+# GMACs of super-net and base-net at 224×224, facts of the authors' networks.
+@pytest.mark.parametrize('network, super_net, base_net', [('resnet50', 4.11, 2.58)])
+def test_cost_is_that_of_the_paper(network, super_net, base_net):
+    cfg = load(f'{network}_adn_in1k')
+    assert default_input_size(cfg) == (224, 224)
+    init_default_scope('mmpretrain')
+    model = MODELS.build(cfg.model)
+    stages = model.backbone.num_stages
+    costs = count_costs(model, [SkipConfig.super_net(stages), SkipConfig.base_net(stages)], (224, 224))
+    assert [cost.gmacs for cost in costs] == pytest.approx([super_net, base_net], abs=0.01)
 
 
 def test_resnet50_trains_as_the_authors_did():

@@ -121,13 +121,14 @@ def count_costs_by_part(
 def _trace(
     detector: nn.Module, backbone: AdaptiveDepthBackbone | None, input_size: tuple[int, int]
 ) -> dict[nn.Module | None, int]:
-    """The MACs of every module of a detector, at its super-net where it has depths to choose."""
+    """The MACs of every module of a model, at its super-net where it has depths to choose."""
     was_training, parameter = detector.training, next(detector.parameters())
     at_super_net = backbone.using_skip(SkipConfig.super_net(backbone.num_stages)) if backbone else nullcontext()
     detector.eval()
     try:
         wrapped = _Heads(detector, _num_proposals(detector))
-        image = torch.zeros(1, 3, *input_size, device=parameter.device, dtype=parameter.dtype)
+        channels = next(module.in_channels for module in detector.modules() if isinstance(module, nn.Conv2d))
+        image = torch.zeros(1, channels, *input_size, device=parameter.device, dtype=parameter.dtype)
         counter = FlopAnalyzer(wrapped, image).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         with torch.no_grad(), at_super_net:
             macs = counter.by_module()
@@ -138,14 +139,16 @@ def _trace(
 
 
 def default_input_size(cfg: Config) -> tuple[int, int]:
-    """Height and width at which a config's detector is counted.
+    """Height and width at which a config's model is counted.
 
-    The scale of its test pipeline, rounded up to the multiple that images are padded to; COCO's usual (1333, 800)
-    counts as 1280×800, as in the papers.
+    What its test pipeline crops to or else its scale, rounded up to the multiple that images are padded to; COCO's
+    usual (1333, 800) counts as 1280×800, as in the papers.
     """
     pipeline = coco_dataset(cfg.test_dataloader).pipeline
-    scales = [step.scale for step in pipeline if step.type == 'Resize' and 'scale' in step]
-    width, height = scales[0] if scales else (1280, 800)
+    scales = [step.scale for step in pipeline if step.type in ('Resize', 'ResizeEdge') and 'scale' in step]
+    crops = [step.crop_size for step in pipeline if step.type == 'CenterCrop']
+    scale = crops[-1] if crops else scales[0] if scales else (1280, 800)
+    width, height = (scale, scale) if isinstance(scale, int) else scale
     if (width, height) == (1333, 800):
         width = 1280
     divisor = cfg.model.get('data_preprocessor', {}).get('pad_size_divisor', 1)
