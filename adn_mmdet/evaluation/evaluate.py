@@ -32,8 +32,10 @@ from ..errors import UserError
 from ..files import file_sha256
 from ..ops.precision import keep_boxes_exact
 from ..ranks import once
-from ..results.rows import FILE_NAME, Row, Size, SubNetsRun, add_row, held_rows
+from ..results.intervals import NUM_DRAWS, pack
+from ..results.rows import FILE_NAME, RESAMPLED, Row, Size, SubNetsRun, add_row, held_rows
 from ..results.tables import print_table
+from .coco_metric import ExactCocoMetric
 from .loops import Code, SubNetTestLoop, parse_skips
 from .outputs import AtomicDump, outputs_asked, require_outputs
 
@@ -87,6 +89,9 @@ def evaluate_sub_nets(
     if dump:
         device = runner.test_evaluator.metrics[0].collect_device  # several machines share no folder to collect in
         runner.test_evaluator.metrics.append(AtomicDump(out_file_path=dump, collect_device=device))
+    for metric in runner.test_evaluator.metrics:
+        if isinstance(metric, ExactCocoMetric):
+            metric.num_draws = NUM_DRAWS
     outputs = outputs_asked(runner, runner.test_evaluator)
     once(lambda: require_outputs(outputs, codes, dataset), a_machine=True)
     if amp:
@@ -160,7 +165,10 @@ class _Recorder(Hook):
     @master_only
     def after_sub_net(self, runner: Runner, code: Code, metrics: dict[str, Any]) -> None:
         """Make the row, write it, and move on by one sub-network."""
-        row = {'skip': str(code) if code else None, **_numbers(metrics), **asdict(self.costs[code])}
+        drawn: dict[str, Any] = {}
+        for metric in runner.test_evaluator.metrics:
+            drawn |= {f'{name}{RESAMPLED}': pack(aps) for name, aps in getattr(metric, 'resampled', {}).items()}
+        row = {'skip': str(code) if code else None, **_numbers(metrics), **asdict(self.costs[code]), **drawn}
         add_row(self.work_dir, self.facts.said(), row)
         self.rows.append(row)
         self.progress.advance(self.sub_nets)

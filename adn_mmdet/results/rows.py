@@ -3,7 +3,8 @@
 A row is about one operating point: ``skip`` is its skip code (null: a net that has no depth to choose), ``size`` the
 short side in pixels that images are resized to, and ``proposals`` the number of region proposals an image (null: a
 detector without them). ``size`` and ``proposals`` of the run are those of its config. Rows of schema 1 have neither,
-and are read with null for both: they were tested at the config's own.
+and are read with null for both: they were tested at the config's own. ``bbox_mAP_resampled`` and
+``segm_mAP_resampled`` hold the AP on drawn test sets, see :mod:`~adn_mmdet.results.intervals`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ SCHEMAS = (1, 2)  # what is read
 FILE_NAME = 'sub_nets.json'
 POINT = ('skip', 'size', 'proposals')  # the keys of a row that tell it from all others of its run
 METRICS = {'bbox_mAP': 'box AP', 'segm_mAP': 'mask AP', 'top1': 'top-1', 'top5': 'top-5'}
+RESAMPLED = '_resampled'  # how the key ends that holds a metric of drawn test sets
 # All that a row of a latency file adds to a tested one.
 TIMES = ('ms', 'ms_p90', 'ms_iqr', 'backbone_ms', 'neck_ms', 'heads_ms', 'post_ms', 'ratio', 'ratio_low', 'ratio_high')
 
@@ -36,8 +38,10 @@ Code = NewType('Code', str)
 Number = NewType('Number', float)
 Share = NewType('Share', float)
 Size = NewType('Size', list[int])  # height, width
+Drawn = NewType('Drawn', str)  # base64 of numbers
 Images = NewType('Images', dict[str, Any])  # see adn_mmdet.cost.images
 
+BASE64 = re.compile('[A-Za-z0-9+/]{2,99999}={0,2}')
 LIMIT = 1e12  # no count, cost or time is above it
 IS_OF: dict[Any, Callable[[Any], bool]] = {
     type(None): lambda value: value is None,
@@ -48,6 +52,7 @@ IS_OF: dict[Any, Callable[[Any], bool]] = {
     Number: lambda value: type(value) in (int, float) and abs(value) <= LIMIT,
     Share: lambda value: IS_OF[Number](value) and 0 <= value <= 1,
     Code: lambda value: isinstance(value, str) and re.fullmatch('[FT]{1,64}', value) is not None,
+    Drawn: lambda value: isinstance(value, str) and BASE64.fullmatch(value) is not None and len(value) % 4 == 0,
     Images: lambda value: isinstance(value, dict) and (value.get('sha256') is None or IS_OF[str](value['sha256'])),
     Size: lambda value: isinstance(value, list) and len(value) == 2 and all(map(IS_OF[int], value)),
 }
@@ -263,8 +268,8 @@ def _results(kind: type[Run], cost: str, path: Path, place: str, part: dict[str,
     hints = {key: hint for key, hint in get_type_hints(kind).items() if key in needed or key in said}
     _require(said, hints, f'{place}run')
     for number, row in enumerate(rows):
-        numbers = {key: Share | None if key in METRICS else Number | None for key in row if key not in POINT}
-        _require(row, {**numbers, cost: float}, f'{place}rows[{number}]')
+        kinds = {key: _kind_of(key) | None for key in row if key not in POINT}
+        _require(row, {**kinds, cost: float}, f'{place}rows[{number}]')
     codes = [row['skip'] for row in rows]
     if len(set(map(point_of, rows))) < len(rows) or len({len(code or '') for code in codes}) > 1:
         text = str(codes)[:200]
@@ -274,6 +279,13 @@ def _results(kind: type[Run], cost: str, path: Path, place: str, part: dict[str,
         )
     known: dict[str, Any] = {key: printable(said[key]) if isinstance(said[key], str) else said[key] for key in hints}
     return Results(path, run := kind(**known), said, rows, run.name)
+
+
+def _kind_of(key: str) -> Any:
+    """The type of a row's value, where it is known."""
+    if key.endswith(RESAMPLED):
+        return Drawn
+    return Share if key in METRICS else Number
 
 
 def printable(text: str) -> str:

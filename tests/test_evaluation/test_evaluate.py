@@ -22,6 +22,7 @@ from adn_mmdet.evaluation.evaluate import _numbers
 from adn_mmdet.evaluation.loops import SubNetLoop
 from adn_mmdet.evaluation.outputs import AtomicDump
 from adn_mmdet.files import file_sha256
+from adn_mmdet.results.intervals import interval_of_difference, unpack
 
 CODES = ['FFFF', 'TTFF', 'TTTT']
 ALL = ','.join(CODES)
@@ -93,6 +94,14 @@ def test_a_stopped_run_keeps_its_rows_and_a_rerun_takes_up_there(test, rows, pas
     assert test('--skip', ALL) == 0
     assert {tuple(map(str, codes)) for codes in passes} == {('TTTT',)}
     assert list(rows()) == CODES and all(rows()[code] == row for code, row in kept.items())
+
+
+def test_depths_that_were_tested_one_by_one_were_tested_on_the_same_draws(test, rows):
+    assert test('--skip', 'FFFF') == test('--skip', 'TTTT') == 0
+    super_net, base_net = rows().values()
+    for metric in ('bbox_mAP', 'segm_mAP'):
+        assert len(unpack(super_net[f'{metric}_resampled'])) == len(unpack(base_net[f'{metric}_resampled'])) >= 200
+        assert interval_of_difference(super_net, base_net, metric) is not None
 
 
 def test_only_what_is_missing_is_tested(test, rows, passes, capsys):
