@@ -18,6 +18,7 @@ from mmengine.logging import MMLogger
 from adn_mmdet.config import load_config, require_output
 from adn_mmdet.cost.latency_file import benchmark_latency, print_latency
 from adn_mmdet.cost.timing import require_counts
+from adn_mmdet.export.artifact import is_artifact, use_artifact
 from adn_mmdet.files import write_json
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
@@ -39,7 +40,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     latency = add(run_latency, 'latency', 'a detector at each depth, and its parts', None, 1, 20)
     latency.add_argument('config', help='config file, such as configs/mask_rcnn_r50_adn_1x_coco.py')
     latency.add_argument(
-        'checkpoint', nargs='?', help='weights; without, untrained ones, whose detections are not typical'
+        'checkpoint',
+        nargs='?',
+        help='weights, or an exported .onnx; without, untrained ones, whose detections are not typical',
     )
     latency.add_argument('--skip', help='a code, a comma list of codes, or all; ratios are to the first; None is all')
     latency.add_argument('--images', help='a folder; without, the test set of the config, and noise where it is absent')
@@ -72,7 +75,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def run_latency(config: str, cfg_options: dict[str, Any] | None, **settings: Any) -> dict[str, Any]:
     check_skip(argparse.Namespace(skip=settings['skip'], cfg_options=cfg_options))
-    report = benchmark_latency(load_config(config, cfg_options), **settings)
+    cfg = load_config(config, cfg_options)
+    if is_artifact(settings['checkpoint']):
+        use_artifact(cfg, settings.pop('checkpoint'), cfg_options=cfg_options, **settings)
+    report = benchmark_latency(cfg, **settings)
     print_latency(report)
     return report
 

@@ -11,11 +11,12 @@ from mmdet.engine.hooks.utils import trigger_visualization_hook
 
 from adn_mmdet import UserError
 from adn_mmdet.evaluation import evaluate_sub_nets
+from adn_mmdet.export.artifact import is_artifact, require_as_it_is
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = run_parser(__doc__)
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('checkpoint', help='checkpoint file, or an exported .onnx, whose own AP is then measured')
     parser.add_argument(
         '--skip', help="depths to test: a code (TTTT), a comma list of codes (FFFF,TTTT), or all; default the config's"
     )
@@ -40,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_skip(args)
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
         raise UserError(f'--out should be a .pkl file, but got {args.out}')
+    if is_artifact(args.checkpoint):
+        require_as_it_is(args.checkpoint, args.cfg_options)
     cfg = run_config(args, 'test_dataloader', 'test_evaluator', 'test_cfg')
     if args.show or args.show_dir:
         args.show_dir = args.show_dir and os.path.abspath(args.show_dir)  # else mmdet nests it in the work folder

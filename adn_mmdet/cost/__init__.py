@@ -1,4 +1,3 @@
-from ..input_size import default_input_size
-from .macs import Cost, CostByPart, count_costs, count_costs_of_points
+from .macs import Cost, count_costs, default_input_size
 
-__all__ = ['Cost', 'CostByPart', 'count_costs', 'count_costs_of_points', 'default_input_size']
+__all__ = ['Cost', 'count_costs', 'default_input_size']

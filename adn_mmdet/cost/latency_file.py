@@ -21,11 +21,11 @@ from ..checkpoints import load_for_testing
 from ..config import choose_codes
 from ..errors import UserError
 from ..files import file_sha256
-from ..input_size import default_input_size
 from ..results.rows import SCHEMA
 from ..skip_config import SkipConfig
 from .images import NOISE, find_images
 from .latency import measure_latency
+from .macs import default_input_size
 from .timing import describe_machine, find_device
 
 COLUMNS = {
@@ -114,7 +114,10 @@ def benchmark_latency(
         compile=compiled,
         images=timed.about(),
     )
-    return dict(schema=SCHEMA, kind='latency', run=run, rows=[asdict(row) for row in rows])
+    # An exported file knows what its numbers depend on, and is one graph, whose parts cannot be timed.
+    of_file: dict[str, Any] = getattr(model, 'facts', {})
+    parts = dict.fromkeys(('backbone_ms', 'neck_ms', 'heads_ms', 'post_ms')) if of_file else {}
+    return dict(schema=SCHEMA, kind='latency', run=run | of_file, rows=[asdict(row) | parts for row in rows])
 
 
 def print_latency(report: dict[str, Any]) -> None:
@@ -122,7 +125,8 @@ def print_latency(report: dict[str, Any]) -> None:
     run, rows = report['run'], report['rows']
     height, width = run['input_size']
     versions = ', '.join(f'{name} {version}' for name, version in run['versions'].items())
-    switches = ''.join(f', {name}' for name in ('amp', 'channels_last', 'compile') if run[name])
+    switches = f', {run["runtime"]}' if run.get('runtime') else ''
+    switches += ''.join(f', {name}' for name in ('amp', 'channels_last', 'compile') if run[name])
     title = (
         f'{run["name"]}, {run["batch_size"]}×3×{height}×{width}, {run["device"]}, threads: {run["threads"]}{switches}'
     )
@@ -137,5 +141,7 @@ def print_latency(report: dict[str, Any]) -> None:
         table.add_column(heading, justify='right', no_wrap=True)
     for row in rows:
         ratios = f'{row["ratio"]:.3f}', f'{row["ratio_low"]:.2f}–{row["ratio_high"]:.2f}'
-        table.add_row(row['skip'] or '–', *(f'{row[name]:.2f}' for name in COLUMNS), *ratios)
+        table.add_row(
+            row['skip'] or '–', *('–' if row[name] is None else f'{row[name]:.2f}' for name in COLUMNS), *ratios
+        )
     Console(file=sys.stdout).print(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.dist import master_only
@@ -19,6 +21,7 @@ from mmengine.registry import LOOPS, init_default_scope
 from mmengine.runner import BaseLoop, Runner
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from ..backbones.features import unwrap
@@ -29,6 +32,7 @@ from ..cost.macs import Cost, count_costs, default_input_size
 from ..datasets.parsed import build_dataloader, parsed_once
 from ..datasets.preparation import prepare_data
 from ..errors import UserError
+from ..export.artifact import Artifact, is_artifact, require_as_it_is, use_artifact
 from ..files import file_sha256
 from ..ops.precision import keep_boxes_exact
 from ..ranks import once
@@ -55,7 +59,7 @@ def evaluate_sub_nets(
 
     Args:
         cfg: a config; it is changed to that of the run.
-        checkpoint: local weights.
+        checkpoint: local weights, or a file of tools/export_any_depth.py, which then runs in their place.
         skip: a code, a comma list of codes, or ``all``; None takes ``test_cfg.skips``, else the backbone's.
         tta: test-time augmentation (boxes only).
         dump: a .pkl file for the predictions; of several codes each gets its own, named after it.
@@ -78,8 +82,13 @@ def evaluate_sub_nets(
     codes = _choose(cfg, skip)
     known = [code for code in codes if code]
     input_size = default_input_size(cfg)
+    if is_artifact(checkpoint):
+        require_as_it_is(checkpoint, tta=tta, amp=amp, norms=norms)
     _settle(cfg, codes, tta, amp)
     settings, annotations = _settings_sha256(cfg), annotation_file(cfg.test_dataloader)
+    architecture = copy.deepcopy(cfg.model)
+    if is_artifact(checkpoint):
+        use_artifact(cfg, checkpoint)
     with parsed_once():
         prepare_data(cfg, 'test')  # may point to a copy of them
         runner = _TestRunner.from_cfg(cfg)
@@ -96,14 +105,20 @@ def evaluate_sub_nets(
     once(lambda: require_outputs(outputs, codes, dataset), a_machine=True)
     if amp:
         keep_boxes_exact(unwrap(runner.model), torch.device(get_device()))
-    load_for_testing(runner.model, checkpoint, known, allow_untrained, allow_mismatch)
-    checkpoint_sha256 = file_sha256(checkpoint)
+    if isinstance(runner.model, Artifact):
+        runner.model.require_classes(dataset.metainfo['classes'])
+        of_weights = runner.model.facts
+        runner.counted = MODELS.build(architecture)
+    else:
+        load_for_testing(runner.model, checkpoint, known, allow_untrained, allow_mismatch)
+        of_weights = dict(checkpoint_sha256=file_sha256(checkpoint))
+        runner.counted = runner.model
     if norms:
-        load_norms(runner.model, norms, checkpoint_sha256, known)
+        load_norms(runner.model, norms, of_weights['checkpoint_sha256'], known)
     facts = _Facts(
         name=Path(cfg.filename).stem,
         config=cfg.filename,
-        checkpoint_sha256=checkpoint_sha256,
+        **of_weights,
         annotations_sha256=file_sha256(annotations) if annotations else None,
         classes=list(dataset.metainfo['classes']),
         num_images=len(dataset),
@@ -115,6 +130,9 @@ def evaluate_sub_nets(
     return _test(runner, facts, has_more)
 
 
+IF_ANY = ('norms_sha256', 'runtime', 'artifact_sha256')  # facts that most runs have none of
+
+
 @dataclass(frozen=True)
 class _Facts(SubNetsRun):
     """What the numbers of a test run depend on, and where they come from: ``run`` in ``sub_nets.json``."""
@@ -122,13 +140,14 @@ class _Facts(SubNetsRun):
     config: str = ''
 
     def said(self) -> dict[str, Any]:
-        return {name: value for name, value in asdict(self).items() if name != 'norms_sha256' or value}
+        return {name: value for name, value in asdict(self).items() if value or name not in IF_ANY}
 
 
 class _TestRunner(Runner):
     """mmengine's Runner whose test is one pass over given codes, and which reads the annotations once."""
 
     codes: Sequence[Code]
+    counted: nn.Module  # whose cost is that of the rows: the model's, or that which an artifact was exported from
 
     @staticmethod
     def build_dataloader(dataloader: Any, *args: Any, **kwargs: Any) -> DataLoader:
@@ -203,7 +222,7 @@ def _test(runner: _TestRunner, facts: _Facts, has_more: bool) -> list[Row]:
     rows = {row['skip']: row for row in held}
     height, width = facts.input_size
     if todo:
-        costs = count_costs(runner.model, [code for code in todo if code] or None, (height, width))
+        costs = count_costs(runner.counted, [code for code in todo if code] or None, (height, width))
         columns = TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         with Progress(*columns, console=Console(stderr=True), disable=runner.rank != 0) as progress:
             recorder = _Recorder(work_dir, facts, dict(zip(todo, costs)), progress, len(runner.test_dataloader))

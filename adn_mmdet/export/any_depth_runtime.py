@@ -326,7 +326,9 @@ def _read_metadata(path: str, backend: Any) -> dict[str, Any]:
     if wanted != set(backend.outputs) or (about['num_proposals'] is None) == ('num_proposals' in backend.inputs):
         raise ArtifactError(f'{path}: its graph and its metadata do not agree: {EXPORT}')
     codes = {''.join(letters) for letters in product('FT', repeat=about['num_stages'])}
-    about['rows'] = [row for row in about['rows'] if row.get('skip') in codes and _is_number(row.get('ms', 0))]
+    own = {'skip': codes, 'size': (None, min(about['resize']['scale'])), 'proposals': (None, about['num_proposals'])}
+    rows = [row for row in about['rows'] if all(str(row.get(key)) in map(str, own[key]) for key in own)]
+    about['rows'] = [row for row in rows if _is_number(row.get('ms', 0))]
     return about
 
 

@@ -19,13 +19,14 @@ from ..backbones import AdaptiveDepthBackbone, find_backbone
 from ..backbones.adaptive_depth import Skip
 from ..cost.images import find_images
 from ..cost.latency import require_size
+from ..cost.macs import default_input_size
 from ..cost.timing import require_counts
 from ..errors import UserError
+from ..export.artifact import Artifact
 from ..files import file_sha256
-from ..input_size import default_input_size
 from ..results.pareto import Point, best_under_budget, pareto_front
 from ..skip_config import SkipConfig
-from .budget import cache_folder, calibrate, worth_by_accuracy, worth_by_depth
+from .budget import cache_folder, calibrate, worth_by_accuracy, worth_by_depth, worth_in_file
 from .inputs import Image, require_paths
 from .strict import StrictInferencer
 from .video import Video
@@ -169,7 +170,7 @@ class AnyDepthInferencer(StrictInferencer):
                 channels_last=self.channels_last,
                 compile=self.compiled,
                 rounds=rounds,
-            )
+            ) | getattr(self.model, 'facts', {})
             images = find_images(self.cfg, self.images)
             rows = calibrate(self.model, list(self.worth), run, images, self.cfg.model, self.cache_dir)
             self.input_size = size
@@ -186,13 +187,16 @@ class AnyDepthInferencer(StrictInferencer):
 
     def _worth_of_depths(self, sub_nets: str | os.PathLike[str] | None, metric: str) -> dict[SkipConfig, float]:
         if sub_nets is None:
-            return worth_by_depth(self.backbone) if self.backbone else {}
+            known = worth_in_file(self.model, metric) if isinstance(self.model, Artifact) else {}
+            return known or (worth_by_depth(self.backbone) if self.backbone else {})
         backbone = find_backbone(self.model)
         return worth_by_accuracy(sub_nets, self.checkpoint_sha256, backbone.num_stages, metric)
 
     @cached_property
     def checkpoint_sha256(self) -> str | None:
         """The hash of the weights' file; None where there is no file, such as in a remote storage."""
+        if isinstance(self.model, Artifact):
+            return self.model.facts['checkpoint_sha256']
         return file_sha256(self.weights) if os.path.isfile(self.weights) else None
 
     def forward(self, inputs: dict[str, Any], **kwargs: Any) -> list[DetDataSample]:

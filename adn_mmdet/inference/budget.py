@@ -19,6 +19,7 @@ from ..cost.images import TimedImages
 from ..cost.latency import measure_latency
 from ..cost.timing import describe_machine
 from ..errors import UserError
+from ..export.artifact import Artifact
 from ..files import write_json
 from ..results.rows import SCHEMA, of_weights, read_latency, read_sub_nets
 from ..skip_config import SkipConfig
@@ -98,6 +99,12 @@ def _keep(path: Path, content: dict[str, Any]) -> None:
 def worth_by_depth(backbone: AdaptiveDepthBackbone) -> dict[SkipConfig, float]:
     """For each code, minus the number of blocks that it skips."""
     return {code: -float(len(backbone.skipped_blocks(code))) for code in SkipConfig.all(backbone.num_stages)}
+
+
+def worth_in_file(artifact: Artifact, metric: str) -> dict[SkipConfig, float]:
+    """For each code that an exported file has an AP of, its AP."""
+    rows = [row for row in artifact.about['rows'] if isinstance(row.get(metric), (int, float))]
+    return {SkipConfig.parse(row['skip']): float(row[metric]) for row in rows}
 
 
 def worth_by_accuracy(

@@ -29,6 +29,7 @@ from ..checkpoints.web import cached
 from ..config import coco_dataset, load_config
 from ..cost.timing import find_device, require_counts
 from ..errors import UserError
+from ..export.artifact import artifact_config, is_artifact
 from ..files import file_sha256
 from ..ops.precision import autocast, keep_boxes_exact
 from .config_text import config_of_checkpoint
@@ -45,7 +46,8 @@ class StrictInferencer(DetInferencer):
 
     Args:
         model: a config file, a config, or the name of one of mmdet's models; None takes the config in ``weights``,
-            which is read as data (see :mod:`~adn_mmdet.inference.config_text`).
+            which is read as data (see :mod:`~adn_mmdet.inference.config_text`). An exported ``.onnx`` needs nothing
+            else: what it says of itself is its config.
         weights: a checkpoint or its URL, whose weights must all fit; None takes those of mmdet's model.
         device: such as ``cuda:0``; None takes a GPU if there is one.
         scope: as in DetInferencer.
@@ -76,12 +78,17 @@ class StrictInferencer(DetInferencer):
         compiled: bool = False,
     ) -> None:
         require_paths(weights=weights, model=None if isinstance(model, (Config, dict)) else model)
+        if weights is None and is_artifact(model):
+            model, weights = None, model  # type: ignore[assignment]
         if weights is None and (model is None or not isinstance(model, str) or model.endswith('.py')):
             raise UserError('there are no weights to run: give weights=CHECKPOINT')
         if device is not None:
             find_device(device)
         if isinstance(model, os.PathLike) or (isinstance(model, str) and model.endswith('.py')):
             model = load_config(os.fspath(model))
+        if is_artifact(weights):
+            settings = dict(device=device, amp=amp, channels_last=channels_last, compiled=compiled)
+            model = artifact_config(weights, model if isinstance(model, Config) else None, **settings)
         try:
             super().__init__(model, weights and os.fspath(weights), device, scope, palette, show_progress=False)
         except ValueError as error:
@@ -168,6 +175,10 @@ class StrictInferencer(DetInferencer):
 
     def _init_model(self, cfg: ConfigDict, weights: str, device: str = 'cpu') -> nn.Module:
         is_url = weights.startswith(('http://', 'https://'))
+        if is_artifact(weights):
+            self.weights, model = weights, MODELS.build(cfg.model)
+            model.dataset_meta['palette'] = self.palette if self.palette != 'none' else 'random'
+            return model
         self.weights = str(cached(weights)) if is_url else os.path.expanduser(weights)
         checkpoint = CheckpointLoader.load_checkpoint(self.weights, map_location='cpu', logger=None)
         if not cfg:  # DetInferencer would run its text

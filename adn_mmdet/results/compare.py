@@ -28,6 +28,7 @@ UNITS = {'gmacs': 'GMACs', 'ms': 'ms'}
 DATA = ('classes', 'num_images', 'annotations_sha256')  # what all runs must agree in
 # And all latency files.
 CONDITIONS = ('device', 'threads', 'batch_size', 'amp', 'channels_last', 'compile', 'images_sha256')
+RAN = ('runtime', 'artifact_sha256')  # a latency file belongs to runs of the same
 FILES = ('compare.json', 'compare.csv', 'compare.md', 'compare.png')  # what is written
 
 
@@ -140,12 +141,14 @@ def _join_latency(
     for latency in measured:
         _require_equal(CONDITIONS, measured[0], latency)
         sha256, fits = latency.run.checkpoint_sha256, []
-        for run in runs:  # by name and, where both are known, by weights
-            fits.append(run.run.name == latency.name and len({sha256, run.run.checkpoint_sha256} - {None}) < 2)
+        for run in runs:  # by name, by what ran and, where both are known, by weights
+            is_of = all(getattr(run.run, key) == getattr(latency.run, key) for key in ('name', *RAN))
+            fits.append(is_of and len({sha256, run.run.checkpoint_sha256} - {None}) < 2)
         if not any(fits):
+            ran = f' in {latency.run.runtime}' if latency.run.runtime else ''
             weights = f' with the weights {sha256[:12]}…' if sha256 else ''
             raise UserError(
-                f'{latency.path} is the latency of {latency.name}{weights}, which none of the runs is '
+                f'{latency.path} is the latency of {latency.name}{weights}{ran}, which none of the runs is '
                 f'({", ".join(run.name for run in runs)}): add its run, or leave the file out'
             )
         runs = [_add_latency(run, latency) if fit else run for run, fit in zip(runs, fits)]

@@ -72,6 +72,8 @@ class SubNetsRun:
     norms_sha256: str | None = None
     size: int | None = None
     proposals: int | None = None
+    runtime: str | None = None  # None is PyTorch
+    artifact_sha256: str | None = None  # of the exported file that ran
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ class LatencyRun:
     compile: bool
     rounds: int = 0
     images: Images | None = None
+    runtime: str | None = None
+    artifact_sha256: str | None = None
 
     @property
     def images_sha256(self) -> str | None:
@@ -138,6 +142,8 @@ def read_sub_nets(path: PathLike) -> list[Results[SubNetsRun]]:
 def of_weights(runs: list[Results[SubNetsRun]], checkpoint_sha256: str | None) -> Results[SubNetsRun]:
     """Of a file's runs that of some weights as they are, without recalibrated norms; of several that of most images.
 
+    One in PyTorch comes before one of an exported file.
+
     Raises:
         UserError: there is none.
     """
@@ -148,7 +154,7 @@ def of_weights(runs: list[Results[SubNetsRun]], checkpoint_sha256: str | None) -
         raise UserError(
             f'{runs[0].path} was measured with {kind}: test the weights that are to run, tools/test.py --skip all'
         )
-    return max(found, key=lambda results: results.run.num_images)
+    return max(found, key=lambda results: (results.run.runtime is None, results.run.num_images))
 
 
 def read_latency(path: PathLike) -> Results[LatencyRun]:

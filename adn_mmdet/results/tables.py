@@ -27,12 +27,16 @@ DIFFERENCES = {
     'checkpoint_sha256': 'weights',
     'norms_sha256': 'norms',
     'settings_sha256': 'settings',
+    'artifact_sha256': 'file',
 }
 
 
 def named_apart(runs: Sequence[Results[SubNetsRun]]) -> list[Results[SubNetsRun]]:
-    """Runs under names of their own, which say in what they differ; where input sizes differ, all names say theirs."""
-    names = [results.name for results in runs]
+    """Runs under names of their own, which say in what they differ; where input sizes differ, all names say theirs.
+
+    That of an exported file says its runtime.
+    """
+    names = [f'{run.name} ({run.run.runtime})' if run.run.runtime else run.name for run in runs]
     sizes = [f' at {size_text(results.run.input_size)}' for results in runs]
     if len(set(sizes)) > 1:
         names = [name + size for name, size in zip(names, sizes)]

@@ -1,0 +1,188 @@
+"""An exported file in the place of a checkpoint: tools/test.py, benchmark.py, compare.py, and AnyDepthInferencer."""
+
+import copy
+import json
+import pickle
+import threading
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from artifact import make_artifact
+from conftest import DEMO_CONFIG
+from tiny import load_tool
+
+from adn_mmdet import UserError
+from adn_mmdet.export.any_depth_runtime import AnyDepthRuntime
+from adn_mmdet.export.artifact import Artifact
+from adn_mmdet.inference import AnyDepthInferencer
+
+SHA = 'a' * 64
+
+
+@pytest.fixture(scope='module')
+def path(tmp_path_factory):
+    rows = [dict(skip='FFFF', bbox_mAP=0.5), dict(skip='TFFF', bbox_mAP=0.6), dict(skip='TTTT', bbox_mAP=0.4)]
+    other = [dict(skip='FFFF', bbox_mAP=0.9, size=320), dict(skip='FFFF', bbox_mAP=0.9, proposals=7)]
+    about = dict(rows=rows + other, checkpoint_sha256=SHA)
+    return make_artifact(tmp_path_factory.mktemp('artifact') / 'tiny.onnx', about=about)
+
+
+@pytest.fixture
+def tool(tiny_options, tmp_path, monkeypatch):
+    """Run a script on the demo's config and its narrow layers; the exit code."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name, *arguments, options=()):
+        return load_tool(name).main([*map(str, arguments), *tiny_options, *options])
+
+    return run
+
+
+@pytest.fixture
+def inferencer(path):
+    return AnyDepthInferencer(path, show_progress=False)
+
+
+def test_its_own_ap_and_ms_beside_pytorchs(tool, path, tmp_path, trained, capsys):
+    read = lambda name: json.loads((tmp_path / name).read_text())  # noqa: E731
+    assert tool('test', DEMO_CONFIG, path, '--work-dir', 'work', '--skip', 'all', '--out', 'found.pkl') == 0
+    run, rows = (read('work/sub_nets.json')[key] for key in ('run', 'rows'))
+    assert (run['runtime'], run['checkpoint_sha256'], len(run['artifact_sha256'])) == ('onnxruntime-cpu', SHA, 64)
+    assert len(rows) == 16 and all({'bbox_mAP', 'segm_mAP', 'gmacs'} <= row.keys() for row in rows)
+    assert rows[0]['gmacs'] > rows[-1]['gmacs'] and rows[0]['params_held_m'] > 0
+    detect = AnyDepthRuntime(path)
+    for code in ('FFFF', 'TTTT'):
+        (found,) = tmp_path.glob(f'found*{code}*.pkl')
+        samples = pickle.loads(found.read_bytes())
+        assert len(samples) == 6
+        for sample in samples:
+            expected = detect(sample['img_path'], code)
+            assert np.array_equal(sample['pred_instances']['scores'], expected.scores)
+            assert sample['pred_instances']['bboxes'].numpy() == pytest.approx(expected.boxes, abs=1e-4)
+
+    weights = trained / 'iter_4.pth'
+    assert tool('test', DEMO_CONFIG, weights, '--work-dir', 'work', '--skip', 'FFFF') == 0
+    content = read('work/sub_nets.json')
+    assert 'runtime' not in content['run'] and len(content['rows']) == 1  # no row of PyTorch's is replaced
+    assert [len(other['rows']) for other in content['other_runs']] == [16]
+
+    for name, file in dict(exported=path, pytorch=weights).items():
+        arguments = ['--skip', 'FFFF', '--rounds', 1, '--device', 'cpu', '--json', f'{name}.json']
+        assert tool('benchmark', 'latency', DEMO_CONFIG, file, *arguments) == 0
+    latency = read('exported.json')
+    assert latency['run']['runtime'] == 'onnxruntime-cpu' and latency['run']['checkpoint_sha256'] == SHA
+    assert latency['rows'][0]['heads_ms'] is None and latency['rows'][0]['ms'] > 0
+    both = ['work', '--latency', 'exported.json', 'pytorch.json', '--out', 'out']
+    assert load_tool('compare').main(both) == 0
+    rows = [row for row in read('out/compare.json')['rows'] if row['skip'] == 'FFFF']
+    assert sorted('(onnxruntime-cpu)' in row['run'] for row in rows) == [False, True]
+    ms = {'(onnxruntime-cpu)' in row['run']: row['ms'] for row in rows}
+    assert ms == {True: latency['rows'][0]['ms'], False: read('pytorch.json')['rows'][0]['ms']}
+
+
+@pytest.mark.parametrize(
+    'arguments, options, match',
+    [
+        (['--tta', '--amp', '--norms', 'norms.pth'], [], 'is exported and runs as it is: leave tta, amp, norms out'),
+        ([], ['model.test_cfg.rcnn.score_thr=0.3'], 'leave model.test_cfg.rcnn.score_thr out'),
+        ([], ['model.backbone.num_stages=3', 'model.backbone.skip=FFF'], 'has 4 stages, but the backbone'),
+        ([], ["test_dataloader.dataset.metainfo={'classes':('circle','triangle')}"], 'classes'),
+        (['--skip', 'TTT'], [], 'is not a skip code'),
+    ],
+)
+def test_what_a_finished_graph_cannot_do(tool, path, capsys, arguments, options, match):
+    assert tool('test', DEMO_CONFIG, path, '--work-dir', 'work', *arguments, options=options) == 2
+    assert match in (line := capsys.readouterr().err.splitlines()[-1]) and line.startswith('error: ')
+
+
+def test_broken_files_in_one_line(tool, path, tmp_path, capsys):
+    (tmp_path / 'cut.onnx').write_bytes(path.read_bytes()[:700])
+    for script, name, match in (
+        (['test'], 'cut.onnx', 'cut.onnx cannot be opened, it is cut off'),
+        (['benchmark', 'latency'], 'none.onnx', 'there is no file none.onnx'),
+    ):
+        assert tool(*script, DEMO_CONFIG, name) == 2
+        assert match in capsys.readouterr().err.splitlines()[-1]
+    with pytest.raises(UserError, match='there is no file'):
+        AnyDepthInferencer('none.onnx')
+
+
+def test_an_inferencer_runs_it_as_a_checkpoint(inferencer, path, shapes, tmp_path):
+    paths = sorted((shapes / 'val').iterdir())[:3]
+    detect = AnyDepthRuntime(path)
+    for code in ('FFFF', 'TTFF', 'TTTT'):
+        found = inferencer(paths, batch_size=2, skip=code)['predictions']
+        for one, image in zip(found, paths):
+            expected = detect(image, code)
+            assert (one['skip'], one['labels']) == (code, expected.labels.tolist()) and one['ms'] > 0
+            assert one['scores'] == pytest.approx(expected.scores.tolist())
+            assert np.array(one['bboxes']) == pytest.approx(expected.boxes, abs=1e-4)
+    inferencer(shapes / 'val', skip='TFFF', out_dir=tmp_path / 'out')
+    assert len(list((tmp_path / 'out/vis').iterdir())) == 6
+    (sample,) = inferencer(str(paths[0]), skip='TTTT', return_datasamples=True)['predictions']
+    assert np.array_equal(sample.pred_instances.masks.numpy(), detect(paths[0]).masks)
+    assert str(inferencer.choose()) == 'FFFF'
+    with pytest.raises(UserError, match='is not a skip code'):
+        inferencer(paths, skip='TTT')
+
+
+def test_a_video(inferencer, path, tmp_path):
+    image = np.zeros((64, 64, 3), np.uint8)
+    writer = cv2.VideoWriter(str(tmp_path / 'drive.mp4'), cv2.VideoWriter.fourcc(*'mp4v'), 5, (64, 64))
+    for _ in range(3):
+        writer.write(image)
+    writer.release()
+    inferencer(tmp_path / 'drive.mp4', skip='TTTT', out_dir=tmp_path / 'out')
+    assert [file.name for file in (tmp_path / 'out/vis').iterdir()] == ['drive.mp4']
+
+
+def test_budgets_by_the_ap_in_the_file(path, shapes, tmp_path, capsys):
+    inferencer = AnyDepthInferencer(path, show_progress=False, cache_dir=tmp_path, images=shapes / 'val')
+    assert {str(code): worth for code, worth in inferencer.worth.items()} == dict(FFFF=0.5, TFFF=0.6, TTTT=0.4)
+    assert len(inferencer.calibrate(rounds=2)) == 3
+    image = str(next((shapes / 'val').iterdir()))
+    assert inferencer(image, budget_ms=1e5)['predictions'][0]['skip'] == 'TFFF'
+    again = AnyDepthInferencer(path, show_progress=False, cache_dir=tmp_path, images=shapes / 'val')
+    capsys.readouterr()
+    again.calibrate(rounds=2)
+    assert 'Calibrating' not in capsys.readouterr().out
+    plain = AnyDepthInferencer(make_artifact(tmp_path / 'plain.onnx'), show_progress=False, cache_dir=tmp_path)
+    assert len(plain.worth) == 16
+
+
+def test_settings_of_pytorch_are_refused(path):
+    for name in ('amp', 'channels_last', 'compiled'):
+        with pytest.raises(UserError, match=f'is exported and runs as it is: leave {name} out'):
+            AnyDepthInferencer(path, **{name: True})
+
+
+def test_threads_and_copies(path):
+    model = Artifact(str(path))
+    image = torch.zeros(3, 64, 64, dtype=torch.uint8)
+    from mmdet.structures import DetDataSample
+
+    sample = DetDataSample(metainfo=dict(ori_shape=(128, 128), scale_factor=(0.5, 0.5)))
+    found = {code: [] for code in ('FFFF', 'TTTT')}
+
+    def many(code):
+        with model.backbone.using_skip(code):
+            found[code] += [float(model([image], [sample])[0].pred_instances.scores[0]) for _ in range(30)]
+
+    threads = [threading.Thread(target=many, args=(code,)) for code in found]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {code: set(scores) for code, scores in found.items()} == {
+        'FFFF': {found['FFFF'][0]},
+        'TTTT': {found['TTTT'][0]},
+    }
+    assert found['TTTT'][0] < found['FFFF'][0] and 'pred_instances' not in sample
+    other = copy.deepcopy(model)
+    other.backbone.set_skip('TTTT')
+    assert other.runtime is model.runtime and str(model.backbone.skip) == 'FFFF'
+    mixed = model([image, torch.zeros(3, 32, 64, dtype=torch.uint8)], [sample, sample])  # one by one
+    assert mixed[0].pred_instances.bboxes[2].tolist() == [0, 0, 128, 128]
+    assert mixed[1].pred_instances.bboxes[2].tolist() == [0, 0, 128, 64]
