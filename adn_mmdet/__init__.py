@@ -10,6 +10,7 @@ from .distillation import SkipAwareDistillationHook  # noqa: E402
 from .errors import UserError  # noqa: E402
 from .evaluation import ExactCocoMetric, SubNetTestLoop, SubNetValLoop  # noqa: E402
 from .operating_point import OperatingPoint  # noqa: E402
+from .points import set_point, using_point  # noqa: E402
 from .skip_config import SkipConfig  # noqa: E402
 from .training import StuckNormsHook, train  # noqa: E402
 
@@ -30,6 +31,8 @@ __all__ = [
     'load_for_testing',
     'load_norms',
     'recalibrate',
+    'set_point',
     'set_skip',
     'train',
+    'using_point',
 ]

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import mmdet
 import torch
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
@@ -23,6 +24,11 @@ DETECTORS = ('faster_rcnn', 'mask_rcnn', 'retinanet')
 def tiny_config(detector: str = 'faster_rcnn', kind: str = 'adn', **backbone: Any) -> Config:
     """The COCO config of a detector, narrowed."""
     return narrow(Config.fromfile(str(ROOT / 'configs' / f'{detector}_r50_{kind}_1x_coco.py')), **backbone)
+
+
+def stock_config(name: str) -> Config:
+    """One of mmdet's own configs, such as ``'dino/dino-4scale_r50_8xb2-12e_coco'``."""
+    return Config.fromfile(str(Path(mmdet.__file__).parent / '.mim' / 'configs' / f'{name}.py'))
 
 
 def narrow(cfg: Config, **backbone: Any) -> Config:

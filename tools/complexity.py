@@ -19,8 +19,9 @@ from rich.text import Text
 
 from adn_mmdet import SkipConfig, UserError
 from adn_mmdet.config import choose_codes, load_config, require_output
-from adn_mmdet.cost.macs import count_costs_by_part, default_input_size
+from adn_mmdet.cost.macs import count_costs_by_part
 from adn_mmdet.files import write_json
+from adn_mmdet.input_size import default_input_size
 
 WORDS = (
     '1 MAC = 1 multiplication + 1 addition; FLOPs = 2 x MACs; the detection literature calls MACs FLOPs. '

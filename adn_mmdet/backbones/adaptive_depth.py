@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..skip_config import SkipConfig
-from .skip_in_force import force_skip, skip_in_force
+from .in_force import force, in_force
 
 Skip = str | SkipConfig | Iterable[bool]
 
@@ -69,14 +69,14 @@ class AdaptiveDepthBackbone(nn.Module):
             UserError: ``skip`` is not a code of this backbone's length.
         """
         parsed = SkipConfig.parse(skip, self.num_stages)
-        with force_skip(self, parsed):
+        with force(self, parsed):
             yield parsed
 
     def resolve_skip(self, skip: Skip | None = None) -> SkipConfig:
         """The skip to run at: the explicit one, else the one of :meth:`using_skip`, else the stored one."""
         if skip is not None:
             return SkipConfig.parse(skip, self.num_stages)
-        return skip_in_force(self) or self._skip
+        return in_force(self) or self._skip
 
     def __getstate__(self) -> dict[str, Any]:
         """What copies and pickles are made of: they run at the skip in force, which is none of theirs."""

@@ -21,11 +21,11 @@ from ..checkpoints import load_for_testing
 from ..config import choose_codes
 from ..errors import UserError
 from ..files import file_sha256
+from ..input_size import default_input_size
 from ..results.rows import SCHEMA
 from ..skip_config import SkipConfig
 from .images import NOISE, find_images
 from .latency import measure_latency
-from .macs import default_input_size
 from .timing import describe_machine, find_device
 
 COLUMNS = {

@@ -5,8 +5,7 @@ One MAC is one multiplication and one addition; the detection literature calls M
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -20,7 +19,9 @@ from torch import Tensor, nn
 
 from ..backbones.adaptive_depth import AdaptiveDepthBackbone, find_backbone
 from ..backbones.features import unwrap
-from ..config import coco_dataset
+from ..input_size import default_input_size
+from ..operating_point import OperatingPoint
+from ..points import find_rpn
 from ..skip_config import SkipConfig
 
 
@@ -53,6 +54,11 @@ class CostByPart(Cost):
     neck_gmacs: float
     heads_gmacs: float
 
+    @property
+    def total(self) -> Cost:
+        """The same without its parts, as rows of results hold it."""
+        return Cost(self.gmacs, self.params_held_m, self.params_active_m)
+
 
 class _Heads(nn.Module):
     """A detector's forward with a fixed number of region proposals, so that its cost depends on no weights."""
@@ -74,31 +80,61 @@ class _Heads(nn.Module):
         return detector.rpn_head(feats), detector.roi_head(feats, [proposals], [DetDataSample()])
 
 
-def count_costs(model: nn.Module, codes: Iterable[SkipConfig] | None, input_size: tuple[int, int]) -> list[Cost]:
+def count_costs(
+    model: nn.Module, codes: Iterable[SkipConfig] | None, input_size: tuple[int, int], proposals: int | None = None
+) -> list[Cost]:
     """The totals of :func:`count_costs_by_part`."""
-    costs = count_costs_by_part(model, codes, input_size)
-    return [Cost(cost.gmacs, cost.params_held_m, cost.params_active_m) for cost in costs]
+    return [cost.total for cost in count_costs_by_part(model, codes, input_size, proposals)]
+
+
+def count_costs_of_points(model: nn.Module, points: Sequence[OperatingPoint], cfg: Config) -> list[CostByPart]:
+    """Count the cost of each operating point for one image, at the input size that a config's test pipeline has for it.
+
+    Args:
+        model: a detector, or a wrapper of one.
+        points: their codes are None for a detector that has no depth to choose.
+        cfg: its config.
+
+    Returns:
+        One cost a point; what is traced depends on size and proposals alone, and is traced once.
+
+    Raises:
+        UserError: a size that the test pipeline cannot be told, or proposals of a detector that has none.
+    """
+    costs: dict[OperatingPoint, CostByPart] = {}
+    for size, proposals in dict.fromkeys((point.size, point.proposals) for point in points):
+        alike = [point for point in points if (point.size, point.proposals) == (size, proposals)]
+        codes = [point.skip for point in alike if point.skip]
+        counted = count_costs_by_part(model, codes or None, default_input_size(cfg, size), proposals)
+        costs.update(zip(alike, counted if codes else counted * len(alike)))
+    return [costs[point] for point in points]
 
 
 def count_costs_by_part(
-    model: nn.Module, codes: Iterable[SkipConfig] | None, input_size: tuple[int, int]
+    model: nn.Module, codes: Iterable[SkipConfig] | None, input_size: tuple[int, int], proposals: int | None = None
 ) -> list[CostByPart]:
     """Count the cost of each sub-network for one image.
 
-    The super-net is traced once, with as many region proposals as its test settings keep at most (1000 on COCO, 100 of
-    them for masks, as mmdet counts); a skipped stage saves its skippable blocks.
+    The super-net is traced once; a skipped stage saves its skippable blocks.
 
     Args:
         model: a detector.
         codes: sub-networks; None for a detector that has no depth to choose.
         input_size: height and width in pixels.
+        proposals: of a two-stage detector, how many regions its RoI heads look at (100 of them, at most, for masks, as
+            mmdet counts); None takes as many as its test settings keep at most, 1000 on COCO.
 
     Returns:
         One cost a code; one cost for None.
+
+    Raises:
+        UserError: proposals of a detector that has none.
     """
     detector = unwrap(model)
+    if proposals is not None:
+        find_rpn(detector)  # refuses
     backbone = None if codes is None else find_backbone(detector)
-    macs = _trace(detector, backbone, input_size)
+    macs = _trace(detector, backbone, input_size, proposals)
     of_backbone, of_neck = macs[detector.backbone], macs.get(getattr(detector, 'neck', None), 0)
     held = _count_parameters([detector])
 
@@ -119,14 +155,17 @@ def count_costs_by_part(
 
 
 def _trace(
-    detector: nn.Module, backbone: AdaptiveDepthBackbone | None, input_size: tuple[int, int]
+    detector: nn.Module,
+    backbone: AdaptiveDepthBackbone | None,
+    input_size: tuple[int, int],
+    proposals: int | None,
 ) -> dict[nn.Module | None, int]:
     """The MACs of every module of a model, at its super-net where it has depths to choose."""
     was_training, parameter = detector.training, next(detector.parameters())
     at_super_net = backbone.using_skip(SkipConfig.super_net(backbone.num_stages)) if backbone else nullcontext()
     detector.eval()
     try:
-        wrapped = _Heads(detector, _num_proposals(detector))
+        wrapped = _Heads(detector, proposals or _num_proposals(detector))
         channels = next(module.in_channels for module in detector.modules() if isinstance(module, nn.Conv2d))
         image = torch.zeros(1, channels, *input_size, device=parameter.device, dtype=parameter.dtype)
         counter = FlopAnalyzer(wrapped, image).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
@@ -136,23 +175,6 @@ def _trace(
         detector.train(was_training)
     # The heads are called one by one, so that the total is that of what calls them.
     return {module: macs[f'detector.{name}'] for name, module in detector.named_modules()} | {detector: macs['']}
-
-
-def default_input_size(cfg: Config) -> tuple[int, int]:
-    """Height and width at which a config's model is counted.
-
-    What its test pipeline crops to or else its scale, rounded up to the multiple that images are padded to; COCO's
-    usual (1333, 800) counts as 1280×800, as in the papers.
-    """
-    pipeline = coco_dataset(cfg.test_dataloader).pipeline
-    scales = [step.scale for step in pipeline if step.type in ('Resize', 'ResizeEdge') and 'scale' in step]
-    crops = [step.crop_size for step in pipeline if step.type == 'CenterCrop']
-    scale = crops[-1] if crops else scales[0] if scales else (1280, 800)
-    width, height = (scale, scale) if isinstance(scale, int) else scale
-    if (width, height) == (1333, 800):
-        width = 1280
-    divisor = cfg.model.get('data_preprocessor', {}).get('pad_size_divisor', 1)
-    return math.ceil(height / divisor) * divisor, math.ceil(width / divisor) * divisor
 
 
 def _num_proposals(detector: nn.Module) -> int:

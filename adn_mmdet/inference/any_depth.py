@@ -19,11 +19,11 @@ from ..backbones import AdaptiveDepthBackbone, find_backbone
 from ..backbones.adaptive_depth import Skip
 from ..cost.images import find_images
 from ..cost.latency import require_size
-from ..cost.macs import default_input_size
 from ..cost.timing import require_counts
 from ..errors import UserError
 from ..export.artifact import Artifact
 from ..files import file_sha256
+from ..input_size import default_input_size
 from ..results.pareto import Point, best_under_budget, pareto_front
 from ..skip_config import SkipConfig
 from .budget import cache_folder, calibrate, worth_by_accuracy, worth_by_depth, worth_in_file

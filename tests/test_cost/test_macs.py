@@ -10,8 +10,8 @@ from mmengine.config import Config
 from test_tools import fails
 from tiny import DETECTORS, ROOT, build, load_tool, tiny_config
 
-from adn_mmdet import SkipConfig, set_skip
-from adn_mmdet.cost import count_costs, default_input_size
+from adn_mmdet import OperatingPoint, SkipConfig, UserError, set_skip
+from adn_mmdet.cost import count_costs, count_costs_of_points, default_input_size
 from adn_mmdet.cost.macs import _Heads, count_costs_by_part
 
 CODES = SkipConfig.all(4)
@@ -76,6 +76,33 @@ def test_a_net_without_depths():
     base_net = count_costs(build(tiny_config()), CODES, (64, 64))[-1]
     assert single.gmacs == pytest.approx(base_net.gmacs, rel=1e-12)
     assert single.params_held_m == single.params_active_m == base_net.params_active_m
+
+
+@pytest.mark.parametrize('name', ['mask_rcnn', 'retinanet'])
+def test_points_cost_what_they_trace(name):
+    """Size and proposals of a point are those of a trace of its own, in any order; what is left out is the config's."""
+    cfg = tiny_config(name)
+    cfg.test_dataloader.dataset.pipeline[1].scale = (96, 64)
+    model = build(cfg).eval()
+    numbers = [None] if name == 'retinanet' else [None, 7]
+    points = OperatingPoint.product([CODES[-1], CODES[0]], [None, 32], numbers)[::-1]
+    costs = dict(zip(points, count_costs_of_points(model, points, cfg)))
+    for point, cost in list(costs.items())[::2]:
+        set_skip(model, point.skip)
+        shape = (32, 64) if point.size else (64, 96)  # 48 is padded
+        traced = FlopAnalyzer(_Heads(model, point.proposals or 1000), torch.zeros(1, 3, *shape))
+        traced.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        assert cost.gmacs == pytest.approx(traced.total() / 1e9, rel=1e-12), str(point)
+    assert len({cost.gmacs for cost in costs.values()}) == len(points)
+
+
+def test_points_of_a_net_without_depths():
+    cfg = tiny_config('retinanet', 'base')
+    points = OperatingPoint.product([None], [64, 32])
+    large, small = count_costs_of_points(build(cfg), points, cfg)
+    assert large.gmacs > 3 * small.gmacs and large.params_active_m == small.params_active_m
+    with pytest.raises(UserError, match='RetinaNet has no number of proposals to choose'):
+        count_costs_of_points(build(cfg), [OperatingPoint(None, 64, 300)], cfg)
 
 
 def test_counting_changes_nothing():

@@ -1,4 +1,4 @@
-"""Which skip is in force for a backbone: what the open ``using_skip`` blocks of this thread, task or generator say."""
+"""What is in force for a module: what the open ``using_…`` blocks of this thread, task or generator say."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from inspect import CO_ASYNC_GENERATOR, CO_GENERATOR
+from typing import Any
 
 import torch
 from torch import nn
 
 from ..errors import UserError
-from ..skip_config import SkipConfig
 
 
 @dataclass(eq=False)
 class _Block:
-    """One ``with`` block. The backbone is held weakly: neither kept alive nor mistaken for a later one of its id."""
+    """One ``with`` block. The module is held weakly: neither kept alive nor mistaken for a later one of its id."""
 
-    backbone: weakref.ref[nn.Module]
-    skip: SkipConfig
+    module: weakref.ref[nn.Module]
+    value: Any
     generator: int | None  # id of the innermost generator's frame that it was entered in
     worker: tuple[int, int]
     is_open: bool = True
 
 
-# A context variable is seen by its own thread or task only. It lives outside the backbone because it can be neither
+# A context variable is seen by its own thread or task only. It lives outside the module because it can be neither
 # pickled nor deep-copied.
-_BLOCKS: ContextVar[tuple[_Block, ...]] = ContextVar('skips_in_force', default=())
+_BLOCKS: ContextVar[tuple[_Block, ...]] = ContextVar('in_force', default=())
 
 
 @contextlib.contextmanager
-def force_skip(backbone: nn.Module, skip: SkipConfig) -> Iterator[None]:
-    """Put ``skip`` in force for ``backbone`` inside the ``with`` block."""
+def force(module: nn.Module, value: Any) -> Iterator[None]:
+    """Put a value, such as a skip, in force for a module inside the ``with`` block."""
     generator = next(iter(_generators()), None)
-    block = _Block(weakref.ref(backbone), skip, generator, _worker())
+    block = _Block(weakref.ref(module), value, generator, _worker())
     _BLOCKS.set((*_BLOCKS.get(), block))
     try:
         yield
@@ -50,9 +50,9 @@ def force_skip(backbone: nn.Module, skip: SkipConfig) -> Iterator[None]:
         _BLOCKS.set(tuple(other for other in _BLOCKS.get() if other is not block))
 
 
-@torch.compiler.disable  # a compiled forward would take the skip of its first call for a constant
-def skip_in_force(backbone: nn.Module) -> SkipConfig | None:
-    """The skip of the innermost open block for ``backbone``, if there is one.
+@torch.compiler.disable  # a compiled forward would take the value of its first call for a constant
+def in_force(module: nn.Module) -> Any:
+    """The value of the innermost open block for a module; None where there is none.
 
     A generator shares the context of its caller. So a block that was entered in a generator counts while the
     generator's frame is on the stack, not while it is suspended.
@@ -60,7 +60,7 @@ def skip_in_force(backbone: nn.Module) -> SkipConfig | None:
     Raises:
         UserError: this thread or task took over the context of a generator, and cannot tell whether it works for it.
     """
-    blocks = [block for block in _BLOCKS.get() if block.backbone() is backbone and block.is_open]
+    blocks = [block for block in _BLOCKS.get() if block.module() is module and block.is_open]
     if not blocks:
         return None
     innermost = {block.generator: block for block in blocks}  # the last one of each generator
@@ -70,7 +70,7 @@ def skip_in_force(backbone: nn.Module) -> SkipConfig | None:
             'using_skip was entered in a generator, but the backbone runs in another thread or task: '
             'pass it skip=… there, or enter using_skip in what that thread or task runs'
         )
-    return innermost[running].skip if running in innermost else None
+    return innermost[running].value if running in innermost else None
 
 
 def _generators() -> list[int]:
