@@ -52,12 +52,15 @@ LEAST = {
 TYPO = 0.9  # how alike a name is to that of a section, so that it must be meant
 
 
+SAFE_LOADER = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)  # a stock config's package is read through at each load
+
+
 @register_handler(['yaml', 'yml'])
 class _SafeYaml(YamlHandler):
     """Let mmengine read YAML without tags that run code."""
 
     def load_from_fileobj(self, file: Any, **kwargs: Any) -> Any:
-        return yaml.safe_load(file)
+        return yaml.load(file, Loader=SAFE_LOADER)
 
 
 def load_config(path: str, cfg_options: Mapping[str, Any] | None = None, work_dir: str | None = None) -> Config:
@@ -261,7 +264,9 @@ def local_file(config: ConfigDict) -> Path | None:
 
 def image_folder(dataset: ConfigDict) -> Path:
     """Where a data set's images are."""
-    return Path(dataset.get('data_root') or '') / dataset.get('data_prefix', {}).get('img', '')
+    prefix = dataset.get('data_prefix') or {}
+    prefix = prefix if isinstance(prefix, str) else prefix.get('img', '')  # mmpretrain's is a text
+    return Path(dataset.get('data_root') or '') / prefix
 
 
 def require_data(dataloader: ConfigDict) -> None:

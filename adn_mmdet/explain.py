@@ -83,6 +83,8 @@ def explain_reading(error: Exception, path: str) -> str:
         wanted = Path(error.filename or text.partition('"')[2].partition('"')[0])
         names = [file.name for file in wanted.parent.glob('*')] if wanted.parent.is_dir() else []
         return f'{path}: there is no {wanted}, which is its _base_{nearest(wanted.name, names)}'
+    if isinstance(error, ModuleNotFoundError) and 'mmpretrain is not installed' in text:
+        return f"{path} is a classifier's, for which mmpretrain is missing: pip install -e '.[cls]'"
     if isinstance(error, ImportError) and error.__cause__:
         return f'{path}: custom_imports: {_text(error.__cause__)}'
     if own := next((place for place in reversed(frames) if '_base_' in place[0].f_globals), None):  # a config's code

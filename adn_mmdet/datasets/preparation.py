@@ -29,6 +29,7 @@ from .annotations import (
     sort_out,
     summarise,
 )
+from .class_data import require_classes
 from .images import compare_sizes, require_images
 from .parsed import hold
 from .pickles import require_plain_pickles
@@ -56,8 +57,8 @@ def prepare_data(cfg: Config, *splits: str) -> None:
 
     Objects that mmdet or the evaluation cannot use (:mod:`~adn_mmdet.datasets.annotations` lists them) are left
     out: the rest is written to ``cfg.work_dir/annotations/`` and the config pointed to it. Otherwise nothing is written
-    or changed. Only data sets that are read as mmdet's CocoDataset reads them are looked into. Under a launcher the
-    first rank of each machine does the work, and all ranks learn of it.
+    or changed. Only data sets that are read as mmdet's CocoDataset reads them are looked into, and mmpretrain's for
+    their classes. Under a launcher the first rank of each machine does the work, and all ranks learn of it.
 
     Args:
         cfg: a config with a work folder.
@@ -69,9 +70,11 @@ def prepare_data(cfg: Config, *splits: str) -> None:
     """
     present = [_read_split(cfg, name) for name in splits if cfg.get(f'{name}_dataloader')]
     join_ranks(cfg)
-    for name in splits:
-        for dataset in _leaves(cfg[f'{name}_dataloader'].dataset) if cfg.get(f'{name}_dataloader') else ():
-            require_plain_pickles(dataset)
+    read = [cfg[f'{name}_dataloader'].dataset for name in splits if cfg.get(f'{name}_dataloader')]
+    leaves = [leaf for dataset in read for leaf in _leaves(dataset)]
+    for dataset in leaves:
+        require_plain_pickles(dataset)
+    require_classes(cfg, leaves, [*_leaves(cfg.train_dataloader.dataset)] if cfg.get('train_dataloader') else [])
     copies = once(lambda: [_check_split(cfg, split) for split in present], a_machine=True)
     for split, moved in zip(present, copies):
         for path, readers in split.readers().items():

@@ -4,11 +4,10 @@ import copy
 
 import pytest
 import torch
-from mmengine.registry import MODELS, init_default_scope
-from tiny import ROOT, build, randomize_norms, tiny_config
+from classifiers import classifier
+from tiny import build, tiny_config
 
 from adn_mmdet import UserError
-from adn_mmdet.config import load_config
 from adn_mmdet.distillation import DistillationSettings, SelfDistillation
 from adn_mmdet.distillation.losses import top_k_kl
 
@@ -16,20 +15,6 @@ NUM_CLASSES, STAGES = 6, ('stage1', 'stage2', 'stage3', 'stage4')
 PRINTED = dict(gt_weight=0.0, prediction_weight=1.0)  # Algorithm 1
 AUTHORS = dict(gt_weight=0.0, prediction_weight=1.0, top_k=4, levels=(0, 1, 2))
 TRUTH = dict(alpha=0.3, gt_weight=0.5, kd_weight=2.0, prediction_weight=3.0)
-
-
-def classifier(head=None, train_cfg=None, **backbone):
-    """The config's classifier with narrow layers, whose norms do not move, so that passes repeat to the bit."""
-    cfg = load_config(str(ROOT / 'configs' / 'classification' / 'resnet50_adn_in1k.py'))
-    init_default_scope('mmpretrain')
-    cfg.model.backbone.update(dict(base_channels=8, norm_eval=True) | backbone)
-    cfg.model.head.update(dict(num_classes=NUM_CLASSES, in_channels=256) | (head or {}))
-    cfg.model.update(train_cfg=train_cfg, data_preprocessor=dict(cfg.data_preprocessor, num_classes=NUM_CLASSES))
-    torch.manual_seed(0)
-    model = MODELS.build(cfg.model)
-    randomize_norms(model)
-    torch.nn.init.normal_(model.head.fc.weight, std=0.3)  # so that classes differ
-    return model.train()
 
 
 def images(model, size=32):
