@@ -4,7 +4,16 @@ from .versions import require_stack
 
 require_stack()
 
-from .backbones import AdaptiveDepthResNet, ShallowResNet, compile_stages, extract_feats, set_skip  # noqa: E402
+from .backbones import (  # noqa: E402
+    AdaptiveDepthMobileNetV2,
+    AdaptiveDepthResNet,
+    AdaptiveDepthSwin,
+    AdaptiveDepthViT,
+    ShallowResNet,
+    compile_stages,
+    extract_feats,
+    set_skip,
+)
 from .checkpoints import load_for_testing, load_norms, recalibrate  # noqa: E402
 from .distillation import SkipAwareDistillationHook  # noqa: E402
 from .errors import UserError  # noqa: E402
@@ -16,7 +25,10 @@ from .training import StuckNormsHook, train  # noqa: E402
 
 __version__ = '0.1.0'
 __all__ = [
+    'AdaptiveDepthMobileNetV2',
     'AdaptiveDepthResNet',
+    'AdaptiveDepthSwin',
+    'AdaptiveDepthViT',
     'ExactCocoMetric',
     'OperatingPoint',
     'ShallowResNet',

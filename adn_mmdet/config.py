@@ -185,7 +185,7 @@ def choose_codes(cfg: Config, skip: str | None) -> list[SkipConfig] | None:
         if skip:
             raise UserError(f'--skip {skip}: {backbone.get("type")} has no depth to choose, leave --skip out')
         return None
-    num_stages = backbone.get('num_stages', 4)
+    num_stages: int = backbone.get('num_stages', getattr(backbone_class, 'num_stages', 4))
     return SkipConfig.parse_list(backbone.get('skip', 'F' * num_stages) if skip is None else skip, num_stages)
 
 

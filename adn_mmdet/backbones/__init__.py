@@ -1,12 +1,21 @@
 from .adaptive_depth import AdaptiveDepthBackbone, find_backbone, num_mandatory, set_skip
 from .compiled import compile_stages
 from .features import extract_feats, unwrap
-from .resnet import AdaptiveDepthResNet, ShallowResNet
+from .mobilenet_v2 import AdaptiveDepthMobileNetV2, ShallowMobileNetV2
+from .resnet import AdaptiveDepthRegNet, AdaptiveDepthResNet, AdaptiveDepthResNeXt, ShallowResNet
 from .sharing import sharing
+from .swin import AdaptiveDepthSwin
+from .vit import AdaptiveDepthViT
 
 __all__ = [
     'AdaptiveDepthBackbone',
+    'AdaptiveDepthMobileNetV2',
+    'AdaptiveDepthRegNet',
+    'AdaptiveDepthResNeXt',
     'AdaptiveDepthResNet',
+    'AdaptiveDepthSwin',
+    'AdaptiveDepthViT',
+    'ShallowMobileNetV2',
     'ShallowResNet',
     'compile_stages',
     'extract_feats',

@@ -7,10 +7,11 @@ mandatory sub-path followed by a skippable one. The mandatory sub-path may hold 
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -22,28 +23,118 @@ Skip = str | SkipConfig | Iterable[bool]
 
 
 def num_mandatory(num_blocks: int) -> int:
-    """How many of a stage's residual blocks are mandatory: the first half, rounded up, but never all.
+    """How many of a stage's blocks are mandatory: the first half, rounded up, but never all of several.
 
-    [2, 2, 3, 2] of ResNet-50's [3, 4, 6, 3], and [2, 2, 12, 2] of ResNet-101's [3, 4, 23, 3].
+    [2, 2, 3, 2] of ResNet-50's [3, 4, 6, 3], [2, 2, 12, 2] of ResNet-101's [3, 4, 23, 3], [1, 1, 3, 1] of Swin-T's
+    [2, 2, 6, 2], and 1 of a stage of one block, which has nothing to skip.
     """
-    return min(num_blocks - 1, (num_blocks + 1) // 2)
+    return max(1, min(num_blocks - 1, (num_blocks + 1) // 2))
 
 
-class AdaptiveDepthBackbone(nn.Module):
-    """Mix-in that owns the skip configuration of a backbone; goes before the backbone's class.
+class SubPaths(NamedTuple):
+    """What one letter of a skip code governs."""
 
-    A backbone of this kind sets :attr:`num_stages` and, when constructed, calls :meth:`set_skip`; its ``forward(x,
-    skip=None)`` runs the stages with :meth:`resolve_skip`, each by :func:`~adn_mmdet.backbones.sharing.run_once`. It
-    names the second set of norms ``<norm>_skip``.
+    mandatory: list[nn.Module]  # what always runs, with the norms that its letter asks for
+    skippable: list[nn.Module]  # the blocks that run unless the stage is skipped
+
+
+def norm_at(module: nn.Module, name: str, skip: bool) -> Any:
+    """The norm ``name`` of a module; where its stage is skipped, that of the second set, if the module has one.
+
+    Raises:
+        UserError: the norm of the first set has become part of a convolution.
     """
+    norm, twin = getattr(module, name), getattr(module, f'{name}_skip', None) if skip else None
+    if twin is None:
+        return norm
+    if isinstance(norm, nn.Identity):
+        raise UserError(
+            "fuse_conv_bn has folded the super-net's norms into convolutions that a skipped stage needs without "
+            'them: fuse one depth with tools/export_sub_net.py --fuse, or run this model at F only'
+        )
+    return twin
 
-    num_stages: int
-    #: Norms whose weights were cloned at the last load, hence never trained with their stage skipped.
-    num_untrained_norms: int = 0
+
+class MixIn(nn.Module):
+    """What stands before a stock class, whose layers it uses."""
 
     if TYPE_CHECKING:  # layers are attributes that torch finds by name
 
         def __getattr__(self, name: str) -> Any: ...
+
+
+class Stage(MixIn):
+    """Mix-in of a stage, a sequence of blocks that are called as ``block(x, skip)``."""
+
+    @property
+    def blocks_in_order(self) -> list[Any]:
+        """The blocks, first to last. A list, not a slice: slicing mmdet's ResLayer calls its constructor."""
+        return list(self.children())
+
+    @property
+    def num_mandatory(self) -> int:
+        """How many of the blocks always run."""
+        return num_mandatory(len(self.blocks_in_order))
+
+    @property
+    def mandatory(self) -> list[Any]:
+        """The blocks that always run."""
+        return self.blocks_in_order[: self.num_mandatory]
+
+    @property
+    def skippable(self) -> list[Any]:
+        """The blocks that run unless the stage is skipped."""
+        return self.blocks_in_order[self.num_mandatory :]
+
+    def forward(self, x: Tensor, skip: bool = False) -> Tensor:
+        """Run the stage, (N, C, H, W) to (N, C', H', W'), without its skippable sub-path if ``skip``."""
+        for block in self.mandatory if skip else self.blocks_in_order:
+            x = block(x, skip)
+        return x
+
+
+class AdaptiveDepthBackbone(MixIn):
+    """Mix-in that owns the skip configuration of a backbone; goes before the backbone's class.
+
+    A backbone of this kind, when constructed by its stock class, calls :meth:`make_adaptive`; its ``forward(x,
+    skip=None)`` runs the stages with :meth:`resolve_skip`, each by :func:`~adn_mmdet.backbones.sharing.run_once`. It
+    says which parts a letter governs (:attr:`sub_paths`), and each module in them that has norms to switch says their
+    names (``norm_names``).
+    """
+
+    #: Letters of a skip code; a class that is built with another number sets it.
+    num_stages: int = 4
+    #: The modules that run with a letter of the code, first to last.
+    stages: Any
+    #: Ends of the names of weights that the stock class resizes at load.
+    resized_at_load: tuple[str, ...] = ()
+    #: Norms whose weights were cloned at the last load, hence never trained with their stage skipped.
+    num_untrained_norms: int = 0
+
+    def make_adaptive(self, skip: Skip | None, skip_aware_norm: bool) -> None:
+        """Add the second set of norms, if wanted, and store a skip; None is the super-net.
+
+        Twins are copies, so that what their norm was built and frozen with is theirs as well.
+
+        Raises:
+            UserError: ``skip`` is not a code of this backbone's length.
+        """
+        if skip_aware_norm:
+            parts = (part for path in self.sub_paths for part in path.mandatory)
+            for module in [module for part in parts for module in part.modules()]:
+                for name in getattr(module, 'norm_names', ()):
+                    module.add_module(f'{name}_skip', copy.deepcopy(getattr(module, name)))
+        self.set_skip(SkipConfig.super_net(self.num_stages) if skip is None else skip)
+
+    @property
+    def sub_paths(self) -> list[SubPaths]:
+        """What each letter of a code governs, first to last."""
+        raise NotImplementedError
+
+    def train(self, mode: bool = True) -> AdaptiveDepthBackbone:
+        """Set the mode as the stock class does, and return self as torch does (stock classes return None)."""
+        super().train(mode)
+        return self
 
     @property
     def skip(self) -> SkipConfig:
@@ -84,17 +175,28 @@ class AdaptiveDepthBackbone(nn.Module):
 
     def skipped_blocks(self, skip: Skip) -> list[nn.Module]:
         """The blocks that a forward at ``skip`` does not run."""
-        raise NotImplementedError
+        return [block for path, flag in self._flagged(skip) if flag for block in path.skippable]
 
     def idle_norms(self, skip: Skip) -> list[nn.Module]:
         """The norms of blocks that a forward at ``skip`` runs, of the set that it does not use."""
-        raise NotImplementedError
+        return [
+            getattr(module, name) if flag else twin
+            for path, flag in self._flagged(skip)
+            for part in path.mandatory
+            for module in part.modules()
+            for name in getattr(module, 'norm_names', ())
+            if (twin := getattr(module, f'{name}_skip', None)) is not None
+        ]
+
+    def _flagged(self, skip: Skip) -> list[tuple[SubPaths, bool]]:
+        return list(zip(self.sub_paths, self.resolve_skip(skip), strict=True))
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         # Both torch and mmengine pass the whole dict to the parent before they cut it up for its children, so that
         # what is added here is found by the norms. It is the caller's copy.
         if not prefix:
             self._strip_detector_prefix(state_dict)
+            self._require_own(state_dict)
         self._clone_missing_norms(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
@@ -111,18 +213,31 @@ class AdaptiveDepthBackbone(nn.Module):
                 f'but names such as {", ".join(list(own_keys)[:2])} are needed'
             )
 
+    def _require_own(self, state_dict: dict[str, Tensor]) -> None:
+        """Refuse weights of another network, of which mmengine would load what happens to have the same name."""
+        own = {key: value.shape for key, value in self.state_dict().items() if '_skip.' not in key}
+        missing = [key for key in own if key not in state_dict]
+        name = type(self).__name__
+        if len(missing) > len(own) / 2:
+            raise UserError(
+                f'these weights are of another network than {name}: {len(missing)} of its {len(own)} are not among '
+                f'them, such as {missing[0]}; use those of the same architecture'
+            )
+        for key, shape in own.items():
+            given = state_dict[key].shape if key in state_dict else shape
+            if given != shape and not key.endswith(self.resized_at_load or ('\n',)):
+                raise UserError(
+                    f'these weights are of another {name}: {key} has shape {tuple(given)}, but {tuple(shape)} is '
+                    'needed; use those of the same architecture'
+                )
+
     def _clone_missing_norms(self, state_dict: dict[str, Tensor], prefix: str) -> None:
         """Give weights without a second set of norms a copy of the first; refuse those of another stage split."""
         wanted = [prefix + key for key in self.state_dict() if '_skip.' in key]
         given = [key for key in state_dict if key.startswith(prefix) and '_skip.' in key]
         self.num_untrained_norms = 0
         if wanted and given:
-            split, expected = _stage_split(given, prefix), _stage_split(wanted, prefix)
-            if split != expected:
-                raise UserError(
-                    f'these weights were trained with {split} mandatory blocks a stage, '
-                    f'but this {type(self).__name__} has {expected}: use the architecture that they were trained with'
-                )
+            self._require_split(_norms(given, prefix), _norms(wanted, prefix))
             return
         cloned = {key: state_dict[twin] for key in wanted if (twin := key.replace('_skip.', '.')) in state_dict}
         if cloned:
@@ -134,10 +249,29 @@ class AdaptiveDepthBackbone(nn.Module):
                 stacklevel=2,
             )
 
+    def _require_split(self, given: list[str], wanted: list[str]) -> None:
+        """Refuse weights whose second set of norms stands in other blocks."""
+        if set(given) == set(wanted):
+            return
+        own, split, expected = type(self).__name__, _blocks_a_stage(given), _blocks_a_stage(wanted)
+        others = ', '.join(sorted({*given} ^ {*wanted})[:2])
+        raise UserError(
+            f'these weights were trained with {split} mandatory blocks a stage, but this {own} has {expected}: '
+            'use the architecture that they were trained with'
+            if split != expected
+            else f'these weights and this {own} have skip-aware norms in different blocks (such as {others}): '
+            'use the architecture that they were trained with'
+        )
 
-def _stage_split(keys: Iterable[str], prefix: str) -> list[int]:
-    """Mandatory blocks a stage, counted in norm keys such as ``layer3.0.bn1_skip.weight``."""
-    blocks = {tuple(key.removeprefix(prefix).split('.')[:2]) for key in keys}
+
+def _norms(keys: Iterable[str], prefix: str) -> list[str]:
+    """The norms that weights belong to, such as ``layer3.0.bn1_skip``."""
+    return list(dict.fromkeys(key.removeprefix(prefix).rpartition('.')[0] for key in keys))
+
+
+def _blocks_a_stage(norms: Iterable[str]) -> list[int]:
+    """How many blocks of each stage hold a norm, where they are called ``layer3.0``."""
+    blocks = {tuple(norm.split('.')[:2]) for norm in norms}
     stages = sorted({stage for stage, _ in blocks})
     return [sum(block_stage == stage for block_stage, _ in blocks) for stage in stages]
 

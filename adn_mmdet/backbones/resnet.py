@@ -1,57 +1,32 @@
-"""ResNet backbones: of any depth (AdaptiveDepthResNet), and of chosen blocks a stage (ShallowResNet)."""
+"""ResNet and its kin: of any depth (AdaptiveDepthResNet, …), and of chosen blocks a stage (ShallowResNet)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from mmcv.cnn import build_norm_layer
-from mmdet.models.backbones.resnet import Bottleneck, ResNet
+from mmdet.models.backbones import resnext
+from mmdet.models.backbones.regnet import RegNet
+from mmdet.models.backbones.resnet import BasicBlock, Bottleneck, ResNet
 from mmdet.models.layers import ResLayer
 from mmengine.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import checkpoint
 
 from ..errors import UserError
-from .adaptive_depth import AdaptiveDepthBackbone, Skip, num_mandatory
+from .adaptive_depth import AdaptiveDepthBackbone, MixIn, Skip, Stage, SubPaths, norm_at
 from .sharing import as_output, run_once
 
-NORMS = ('norm1', 'norm2', 'norm3')
 
-
-class AdaptiveDepthBottleneck(Bottleneck):
-    """mmdet's Bottleneck whose ``forward(x, skip)`` picks its set of norms.
+class _AdaptiveDepthBlock(MixIn):
+    """A residual block of mmdet whose ``forward(x, skip)`` picks its set of norms.
 
     The skip is an argument, not a state, so that activation checkpointing recomputes with the same norms.
     """
 
-    has_skip_norms = False
+    with_plugins = False  # of a BasicBlock
 
-    def add_skip_norms(self) -> None:
-        """Add the second set of norms, named as in the authors' checkpoints (``bn1_skip`` …)."""
-        for norm in NORMS:
-            name = getattr(self, f'{norm}_name')
-            _, twin = build_norm_layer(self.norm_cfg, self.planes * (self.expansion if norm == 'norm3' else 1))
-            self.add_module(f'{name}_skip', twin)
-        if self.init_cfg:  # mmdet's zero_init_residual, which must reach the last norm of both sets
-            self.init_cfg['override'] = [self.init_cfg['override'], dict(name=f'{self.norm3_name}_skip')]
-        self.has_skip_norms = True
-
-    def norm_set(self, skip: bool) -> list[nn.Module]:
-        """The three norms that run when this block's stage is skipped (``skip``) or not.
-
-        Raises:
-            UserError: those of the other set have become part of the convolutions.
-        """
-        names = [getattr(self, f'{norm}_name') for norm in NORMS]
-        if not (skip and self.has_skip_norms):
-            return [getattr(self, name) for name in names]
-        if any(isinstance(getattr(self, name), nn.Identity) for name in names):
-            raise UserError(
-                "fuse_conv_bn has folded the super-net's norms into convolutions that a skipped stage needs without "
-                'them: fuse one depth with tools/export_sub_net.py --fuse, or run this model at F only'
-            )
-        return [getattr(self, f'{name}_skip') for name in names]
+    norm_names: tuple[str, ...]  # of the main branch, first to last; twins are named as in the authors' checkpoints
 
     def forward(self, x: Tensor, skip: bool = False) -> Tensor:
         """Run the block.
@@ -61,20 +36,18 @@ class AdaptiveDepthBottleneck(Bottleneck):
             skip: whether the stage that this block belongs to is skipped.
 
         Returns:
-            (N, 4 * planes, H / stride, W / stride).
+            (N, expansion * planes, H / stride, W / stride).
         """
-        norm1, norm2, norm3 = self.norm_set(skip)
+        norms = [norm_at(self, name, skip) for name in self.norm_names]
 
         def residual(x: Tensor) -> Tensor:
-            out = self.relu(norm1(self.conv1(x)))
-            if self.with_plugins:
-                out = self.forward_plugin(out, self.after_conv1_plugin_names)
-            out = self.relu(norm2(self.conv2(out)))
-            if self.with_plugins:
-                out = self.forward_plugin(out, self.after_conv2_plugin_names)
-            out = norm3(self.conv3(out))
-            if self.with_plugins:
-                out = self.forward_plugin(out, self.after_conv3_plugin_names)
+            out = x
+            for number, norm in enumerate(norms, 1):
+                out = norm(getattr(self, f'conv{number}')(out))
+                if number < len(norms):
+                    out = self.relu(out)
+                if self.with_plugins:
+                    out = self.forward_plugin(out, getattr(self, f'after_conv{number}_plugin_names'))
             out += x if self.downsample is None else self.downsample(x)
             return out
 
@@ -83,90 +56,56 @@ class AdaptiveDepthBottleneck(Bottleneck):
         return self.relu(residual(x))
 
 
-class AdaptiveDepthStage(ResLayer):
+class AdaptiveDepthBasicBlock(_AdaptiveDepthBlock, BasicBlock):
+    """The block of ResNet-18 and -34."""
+
+
+class AdaptiveDepthBottleneck(_AdaptiveDepthBlock, Bottleneck):
+    """The block of deeper ResNets."""
+
+
+class AdaptiveDepthGroupedBottleneck(_AdaptiveDepthBlock, resnext.Bottleneck):
+    """The block of ResNeXt and RegNet."""
+
+
+class AdaptiveDepthStage(Stage, ResLayer):
     """A residual stage: a mandatory sub-path, then a skippable one that only refines its output."""
 
-    def __init__(self, *args: Any, skip_aware_norm: bool, **kwargs: Any) -> None:
+
+BLOCKS = {
+    BasicBlock: AdaptiveDepthBasicBlock,
+    Bottleneck: AdaptiveDepthBottleneck,
+    resnext.Bottleneck: AdaptiveDepthGroupedBottleneck,
+}
+
+
+class _AdaptiveDepthResNet(AdaptiveDepthBackbone):
+    """What ResNet and its kin have in common."""
+
+    def __init__(self, *args: Any, skip: Skip | None = None, skip_aware_norm: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.num_mandatory = num_mandatory(len(self))
-        if skip_aware_norm:
-            for block in self.mandatory:
-                block.add_skip_norms()
-
-    # Lists, not slices: slicing a ResLayer calls its constructor.
-    @property
-    def mandatory(self) -> list[AdaptiveDepthBottleneck]:
-        """The blocks that always run."""
-        return list(self)[: self.num_mandatory]
-
-    @property
-    def skippable(self) -> list[AdaptiveDepthBottleneck]:
-        """The blocks that run unless the stage is skipped."""
-        return list(self)[self.num_mandatory :]
-
-    def forward(self, x: Tensor, skip: bool = False) -> Tensor:
-        """Run the stage, (N, C, H, W) to (N, C', H', W'), without its skippable sub-path if ``skip``."""
-        for block in self.mandatory if skip else self:
-            x = block(x, skip)
-        return x
-
-
-class _ResNet(ResNet):
-    def train(self, mode: bool = True) -> _ResNet:
-        """Set the mode as mmdet does, and return self as torch does (mmdet's returns None)."""
-        super().train(mode)
-        return self
-
-
-@MODELS.register_module()
-class AdaptiveDepthResNet(AdaptiveDepthBackbone, _ResNet):
-    """ResNet whose depth is a run-time setting (arXiv 2312.16392, section 3).
-
-    With nothing skipped it is mmdet's ResNet to the bit and has its state_dict keys; the second set of norms adds
-    ``layerS.B.bn{1,2,3}_skip.*``. What is not in a mandatory block's main branch has one set of norms for all
-    sub-networks: the stem, the shortcuts (``downsample``), plugins and the skippable blocks. In training without
-    ``norm_eval`` each pass updates the running statistics of the norms it runs, so that two passes an iteration
-    update these shared ones twice.
-
-    Args:
-        depth: 50 or 101.
-        skip: the stored skip configuration, such as ``'TTFF'``.
-        skip_aware_norm: whether mandatory blocks hold a second set of norms, used when their stage is skipped.
-        **kwargs: those of :class:`mmdet.models.ResNet`; ``avg_down=True`` is the authors' vd variant.
-
-    Raises:
-        UserError: another depth, or a skip that is not a code of ``num_stages`` letters.
-    """
-
-    def __init__(self, depth: int, *, skip: Skip = 'FFFF', skip_aware_norm: bool = True, **kwargs: Any) -> None:
-        if depth not in (50, 101):
-            raise UserError(f'depth should be 50 or 101, but got {depth!r}: only their stages have a known split')
-        self.skip_aware_norm = skip_aware_norm
-        super().__init__(depth=depth, **kwargs)
-        self.set_skip(skip)
-
-    def make_res_layer(self, **kwargs: Any) -> AdaptiveDepthStage:
-        """Build one stage; called by mmdet's constructor."""
-        # Only the block is replaced here, not in `arch_settings`: mmdet applies zero_init_residual where the class
-        # in arch_settings is Bottleneck itself.
-        kwargs['block'] = AdaptiveDepthBottleneck
-        return AdaptiveDepthStage(skip_aware_norm=self.skip_aware_norm, **kwargs)
+        # Classes are given to what mmdet has built: it applies zero_init_residual where a block is of its own class.
+        for stage in self.stages:
+            stage.__class__ = AdaptiveDepthStage
+            for block in stage.children():
+                block.__class__ = BLOCKS[type(block)]
+                numbered = (getattr(block, f'norm{number}_name', None) for number in (1, 2, 3))
+                block.norm_names = tuple(filter(None, numbered))
+            for block in stage.mandatory if skip_aware_norm else ():
+                if block.init_cfg:  # zero_init_residual, which must reach the last norm of both sets
+                    last = f'{block.norm_names[-1]}_skip'
+                    block.init_cfg['override'] = [block.init_cfg['override'], dict(name=last)]
+        self.make_adaptive(skip, skip_aware_norm)
 
     @property
-    def stages(self) -> list[AdaptiveDepthStage]:
+    def stages(self) -> list[Any]:
         """The residual stages, first to last."""
         return [getattr(self, name) for name in self.res_layers]
 
-    def skipped_blocks(self, skip: Skip) -> list[nn.Module]:
-        """The blocks that a forward at ``skip`` does not run."""
-        flags = self.resolve_skip(skip)
-        return [block for stage, flag in zip(self.stages, flags) if flag for block in stage.skippable]
-
-    def idle_norms(self, skip: Skip) -> list[nn.Module]:
-        """The norms of blocks that a forward at ``skip`` runs, of the set that it does not use."""
-        flags = self.resolve_skip(skip)
-        mandatory = [(block, flag) for stage, flag in zip(self.stages, flags) for block in stage.mandatory]
-        return [norm for block, flag in mandatory if block.has_skip_norms for norm in block.norm_set(not flag)]
+    @property
+    def sub_paths(self) -> list[SubPaths]:
+        """What each letter of a code governs, first to last."""
+        return [SubPaths(stage.mandatory, stage.skippable) for stage in self.stages]
 
     def forward(self, x: Tensor, skip: Skip | None = None) -> tuple[Tensor, ...]:
         """Run one sub-network.
@@ -193,7 +132,54 @@ class AdaptiveDepthResNet(AdaptiveDepthBackbone, _ResNet):
 
 
 @MODELS.register_module()
-class ShallowResNet(_ResNet):
+class AdaptiveDepthResNet(_AdaptiveDepthResNet, ResNet):
+    """ResNet whose depth is a run-time setting (arXiv 2312.16392, section 3).
+
+    With nothing skipped it is mmdet's ResNet to the bit and has its state_dict keys; the second set of norms adds
+    ``layerS.B.bn{1,2,3}_skip.*``. What is not in a mandatory block's main branch has one set of norms for all
+    sub-networks: the stem, the shortcuts (``downsample``), plugins and the skippable blocks. In training without
+    ``norm_eval`` each pass updates the running statistics of the norms it runs, so that two passes an iteration
+    update these shared ones twice.
+
+    Args:
+        depth: 18, 34, 50, 101 or 152; the paper's are 50 and 101.
+        skip: the stored skip configuration, such as ``'TTFF'``; None is the super-net.
+        skip_aware_norm: whether mandatory blocks hold a second set of norms, used when their stage is skipped.
+        **kwargs: those of :class:`mmdet.models.ResNet`; ``avg_down=True`` is the authors' vd variant.
+
+    Raises:
+        UserError: another depth, or a skip that is not a code of ``num_stages`` letters.
+    """
+
+    def __init__(self, depth: int, **kwargs: Any) -> None:
+        _require_depth(depth)
+        super().__init__(depth=depth, **kwargs)
+
+
+@MODELS.register_module()
+class AdaptiveDepthResNeXt(_AdaptiveDepthResNet, resnext.ResNeXt):
+    """mmdet's ResNeXt, any of its depths, whose depth is a run-time setting as :class:`AdaptiveDepthResNet`'s is."""
+
+
+@MODELS.register_module()
+class AdaptiveDepthRegNet(_AdaptiveDepthResNet, RegNet):
+    """mmdet's RegNet whose depth is a run-time setting as :class:`AdaptiveDepthResNet`'s is.
+
+    A stage of one block has nothing to skip: its letter picks its norms alone.
+    """
+
+    def run_stem(self, x: Tensor) -> Tensor:
+        """Run what comes before the stages, (N, 3, H, W) to (N, C, H / 2, W / 2)."""
+        return self.relu(self.norm1(self.conv1(x)))
+
+
+def _require_depth(depth: int) -> None:
+    if depth not in ResNet.arch_settings:
+        raise UserError(f'depth should be one of {tuple(ResNet.arch_settings)}, but got {depth!r}')
+
+
+@MODELS.register_module()
+class ShallowResNet(ResNet):
     """ResNet of chosen blocks a stage: the individually trained counterpart of one sub-network.
 
     Args:
@@ -206,11 +192,15 @@ class ShallowResNet(_ResNet):
     """
 
     def __init__(self, depth: int, *, stage_blocks: Sequence[int], **kwargs: Any) -> None:
-        if depth not in ResNet.arch_settings:
-            raise UserError(f'depth should be one of {tuple(ResNet.arch_settings)}, but got {depth!r}')
+        _require_depth(depth)
         num_stages = kwargs.get('num_stages', 4)
         if len(stage_blocks) != num_stages or min(stage_blocks) < 1:
             raise UserError(f'stage_blocks should be {num_stages} positive numbers, but got {tuple(stage_blocks)}')
         block, _ = ResNet.arch_settings[depth]
         self.arch_settings = {depth: (block, tuple(stage_blocks))}
         super().__init__(depth=depth, **kwargs)
+
+    def train(self, mode: bool = True) -> ShallowResNet:
+        """Set the mode as mmdet does, and return self as torch does (mmdet's returns None)."""
+        super().train(mode)
+        return self
