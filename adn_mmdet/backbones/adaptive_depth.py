@@ -104,7 +104,7 @@ class AdaptiveDepthBackbone(MixIn):
 
     #: Letters of a skip code; a class that is built with another number sets it.
     num_stages: int = 4
-    #: The modules that run with a letter of the code, first to last.
+    #: One module a letter, first to last, whose output is that of the stage: (N, C, H, W), or tokens (N, L, C).
     stages: Any
     #: Ends of the names of weights that the stock class resizes at load.
     resized_at_load: tuple[str, ...] = ()
@@ -130,6 +130,11 @@ class AdaptiveDepthBackbone(MixIn):
     def sub_paths(self) -> list[SubPaths]:
         """What each letter of a code governs, first to last."""
         raise NotImplementedError
+
+    @property
+    def compilable(self) -> list[nn.Module]:
+        """The modules that :func:`compile_stages` compiles, each for both ways of its letter."""
+        return list(self.stages)
 
     def train(self, mode: bool = True) -> AdaptiveDepthBackbone:
         """Set the mode as the stock class does, and return self as torch does (stock classes return None)."""

@@ -44,5 +44,5 @@ def compile_stages(model: nn.Module, **options: Any) -> None:
 
 def _stages(net: nn.Module) -> list[nn.Module]:
     if isinstance(net, AdaptiveDepthBackbone):
-        return net.stages
+        return net.compilable
     return [getattr(net, name) for name in net.res_layers] if isinstance(net, ResNet) else []

@@ -88,21 +88,26 @@ class AdaptiveDepthMobileNetV2(AdaptiveDepthBackbone, MobileNetV2):
 
     @property
     def stages(self) -> list[Any]:
-        """The modules that run with a letter of the code, first to last."""
+        """One module a letter: layer2 to layer6."""
+        return self.compilable[2:7]
+
+    @property
+    def compilable(self) -> list[Any]:
+        """All that runs, first to last: conv1, layer1 to layer7, conv2."""
         return [self.conv1, *(getattr(self, name) for name in self.layers)]
 
     @property
     def letters(self) -> list[int]:
-        """The index of the letter that each of ``stages`` goes by: layer2 to layer6 have their own."""
-        return [min(max(index - 2, 0), self.num_stages - 1) for index in range(len(self.stages))]
+        """The index of the letter that each of these goes by."""
+        return [min(max(index - 2, 0), self.num_stages - 1) for index in range(len(self.layers) + 1)]
 
     @property
     def sub_paths(self) -> list[SubPaths]:
         """What each letter of a code governs, first to last."""
         paths = [SubPaths([], []) for _ in range(self.num_stages)]
-        for stage, letter in zip(self.stages, self.letters):
-            paths[letter].mandatory.extend(stage.mandatory if isinstance(stage, Stage) else [stage])
-            paths[letter].skippable.extend(stage.skippable if isinstance(stage, Stage) else [])
+        for part, letter in zip(self.compilable, self.letters):
+            paths[letter].mandatory.extend(part.mandatory if isinstance(part, Stage) else [part])
+            paths[letter].skippable.extend(part.skippable if isinstance(part, Stage) else [])
         return paths
 
     def forward(self, x: Tensor, skip: Skip | None = None) -> tuple[Tensor, ...]:
@@ -117,9 +122,9 @@ class AdaptiveDepthMobileNetV2(AdaptiveDepthBackbone, MobileNetV2):
         """
         flags = self.resolve_skip(skip).flags
         outputs = []
-        used = self.stages[: max(self.out_indices) + 2]
-        for index, (stage, letter) in enumerate(zip(used, self.letters), -1):
-            x = run_once(self, stage, x, flags[letter])
+        used = self.compilable[: max(self.out_indices) + 2]
+        for index, (part, letter) in enumerate(zip(used, self.letters), -1):
+            x = run_once(self, part, x, flags[letter])
             if index in self.out_indices:
                 outputs.append(as_output(self, x, index))
         return tuple(outputs)

@@ -31,15 +31,19 @@ class _Merging(MixIn):
         return ('norm',) if self.norm is not None else ()
 
     def forward(self, x: Tensor, skip: bool = False) -> Tensor:
-        """Halve the map, (N, H, W, C) to (N, H / 2, W / 2, 2 C)."""
-        x = x.permute(0, 3, 1, 2)
+        """Halve the map, (N, C, H, W) to (N, 2 C, H / 2, W / 2)."""
         if (pad := getattr(self, 'adap_padding', None) or getattr(self, 'adaptive_padding', None)) is not None:
             x = pad(x)
         sampler, (height, width) = self.sampler, x.shape[-2:]
         x = sampler(x).transpose(1, 2)
         if self.norm is not None:
             x = norm_at(self, 'norm', skip)(x)
-        return self.reduction(x).unflatten(1, (_steps(sampler, height, 0), _steps(sampler, width, 1)))
+        return _as_map(self.reduction(x), (_steps(sampler, height, 0), _steps(sampler, width, 1)))
+
+
+def _as_map(x: Tensor, hw: tuple[int, int]) -> Tensor:
+    """Tokens as a map of the same memory, (N, L, C) to (N, C, H, W)."""
+    return x.transpose(1, 2).unflatten(2, hw)
 
 
 def _steps(sampler: nn.Unfold, size: int, axis: int) -> int:
@@ -57,12 +61,12 @@ class _Stage(Stage):
         return list(self.blocks)
 
     def forward(self, x: Tensor, skip: bool = False) -> Tensor:
-        """Run the blocks, (N, H, W, C) to (N, H, W, C), without the skippable ones if ``skip``."""
-        hw = x.shape[1:3]
-        x = x.flatten(1, 2)
+        """Run the blocks, (N, C, H, W) to (N, C, H, W), without the skippable ones if ``skip``."""
+        hw = x.shape[2], x.shape[3]
+        x = x.flatten(2).transpose(1, 2)
         for block in self.mandatory if skip else self.blocks_in_order:
             x = block(x, hw, skip)
-        return x.unflatten(1, hw)
+        return _as_map(x, hw)
 
 
 class _AdaptiveDepthSwin(AdaptiveDepthBackbone):
@@ -111,19 +115,19 @@ class _AdaptiveDepthSwin(AdaptiveDepthBackbone):
         return tuple(outputs)
 
     def run_stem(self, x: Tensor) -> Tensor:
-        """Run what comes before the stages, (N, 3, H, W) to (N, H / 4, W / 4, C)."""
+        """Run what comes before the stages, (N, 3, H, W) to (N, C, H / 4, W / 4)."""
         x, hw = self.patch_embed(x)
         if self.use_abs_pos_embed:
             x = self.add_position(x, hw)
-        return self.drop_after_pos(x).unflatten(1, hw)
+        return _as_map(self.drop_after_pos(x), hw)
 
     def add_position(self, x: Tensor, hw: tuple[int, int]) -> Tensor:
         """Add the absolute position embedding, (N, L, C) to (N, L, C)."""
         return x + self.absolute_pos_embed
 
     def run_output(self, x: Tensor, stage: int) -> Tensor:
-        """Norm what a stage returns, (N, H, W, C) to (N, C, H, W)."""
-        return getattr(self, f'norm{stage}')(x).permute(0, 3, 1, 2).contiguous()
+        """Norm what a stage returns, (N, C, H, W) to (N, C, H, W)."""
+        return getattr(self, f'norm{stage}')(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).contiguous()
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         for key in ('norm.weight', 'norm.bias'):  # as old files of mmpretrain and Microsoft's name the last norm

@@ -105,11 +105,12 @@ class AdaptiveDepthViT(AdaptiveDepthBackbone, VisionTransformer):
             raise UserError(f'global_blocks {skippable} can be skipped: choose blocks that always run')
         for layer in chosen:
             layer.window_size = 0
+        self.stages = nn.ModuleList(nn.Identity() for _ in range(self.num_stages))  # where a quarter ends
         self.make_adaptive(skip, skip_aware_norm)
 
     @property
-    def stages(self) -> list[Any]:
-        """The modules that run with a letter of the code, first to last: the blocks."""
+    def compilable(self) -> list[Any]:
+        """The blocks."""
         return list(self.layers)
 
     @property
@@ -148,6 +149,8 @@ class AdaptiveDepthViT(AdaptiveDepthBackbone, VisionTransformer):
             flag = flags[index // self._quarter]
             if not (flag and self._skippable(index)):
                 x = run_once(self, layer, x, hw, flag)
+            if (index + 1) % self._quarter == 0:
+                x = self.stages[index // self._quarter](x)
             if index == self.num_layers - 1 and self.final_norm:
                 x = run_once(self, self.ln1, x)
             if index in self.out_indices:

@@ -170,3 +170,17 @@ def test_a_code_of_another_length(name):
     with pytest.raises(UserError, match=f'{other!r} is not a skip code: .*{backbone.num_stages} in all') as error:
         backbone(images(), other)
     assert '\n' not in str(error.value)
+
+
+@every_network
+def test_a_stage_is_a_module_of_its_own(name):
+    """What is distilled of a classifier: one output a letter, whatever the code; a map, or ViT's tokens."""
+    backbone = same_weights(NETWORKS[name].adaptive, **(dict(out_indices=range(1, 6)) if name == 'mobilenet' else {}))
+    backbone.eval()
+    found = []
+    for stage in backbone.stages:
+        stage.register_forward_hook(lambda module, inputs, output: found.append(output.shape))
+    for code in ('F' * backbone.num_stages, base(name)):
+        found.clear()
+        shapes = [output.shape for output in backbone(images(), code)]
+        assert found == ([(2, 17, 16)] * 4 if name == 'vit' else shapes)
