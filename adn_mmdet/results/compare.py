@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, replace
-from itertools import product, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +12,19 @@ from pandas import DataFrame
 
 from ..errors import UserError
 from ..files import json_bytes, write_together
-from .pareto import best_under_budget, pareto_front, sub_net_points
-from .plot import COSTS, plot_accuracy_against_cost
-from .rows import METRICS, TIMES, LatencyRun, PathLike, Results, Row, SubNetsRun, printable, read_latency, read_sub_nets
-from .tables import escape, markdown_table, measure, named_apart, print_table, size_text
+from .choice import choose, describe_choice, require_budget
+from .frontier import add_fronts, frontier_rows
+from .intervals import without_draws
+from .latency import about_file, join_latency, require_equal
+from .plot import plot_accuracy_against_cost
+from .rows import METRICS, TIMES, PathLike, Results, Row, SubNetsRun, read_sub_nets
+from .tables import escape, legend, markdown_table, measure, named_apart, print_table, size_text, table_rows
 
 SCHEMA = 1
 # The paper's numbers: of detectors on COCO, of classifiers on ImageNet.
 PAPER_FILES = tuple(Path(__file__).with_name(name) for name in ('paper_table5.json', 'paper_imagenet.json'))
 PAPER_MODELS = ('faster_rcnn', 'mask_rcnn', 'retinanet', 'resnet50', 'mobilenetv2', 'vit-b16', 'vit-b32', 'swin-t')
-UNITS = {'gmacs': 'GMACs', 'ms': 'ms'}
 DATA = ('classes', 'num_images', 'annotations_sha256')  # what all runs must agree in
-# And all latency files.
-CONDITIONS = ('device', 'threads', 'batch_size', 'amp', 'channels_last', 'compile', 'images_sha256')
-RAN = ('runtime', 'artifact_sha256')  # a latency file belongs to runs of the same
 FILES = ('compare.json', 'compare.csv', 'compare.md', 'compare.png')  # what is written
 
 
@@ -63,39 +59,30 @@ def compare(
     Raises:
         UserError: a file cannot be read, the files cannot be compared, or no sub-network fits the budget.
     """
-    if budget and not (math.isfinite(budget[1]) and budget[1] > 0):
-        raise UserError(f'a budget should be a positive number of {UNITS[budget[0]]}, but got {budget[1]}')
+    if budget:
+        require_budget(*budget)
     tested, left_out = _read_runs(runs)
-    tested, measured = _join_latency(tested, latency)
+    tested, measured = join_latency(tested, latency)
     published, source = _paper_rows(tested, paper)
     rows = [
         {'run': run.name, 'kind': 'adn' if row['skip'] else 'individual', 'input_size': run.run.input_size, **row}
         for run in tested
-        for row in run.rows
+        for row in frontier_rows(run)
     ] + published
     known = [name for name in METRICS if any(row.get(name) is not None for run in tested for row in run.rows)]
     metric = metric or [*known, 'bbox_mAP'][0]
-    for name, cost in product(METRICS, COSTS):
-        points = sub_net_points(rows, cost, name)
-        front = set(pareto_front(points))
-        for point, row in points.items():
-            row[f'front_{name}_{cost}'] = point in front
+    add_fronts(rows)
     return {
         'schema': SCHEMA,
         'kind': 'comparison',
-        'runs': list(map(_about, tested)),
-        'left_out': list(map(_about, left_out)),
+        'runs': list(map(about_file, tested)),
+        'left_out': list(map(about_file, left_out)),
         'latency': measured,
         'paper': source if published else None,
         'metric': metric,
-        'rows': rows,
-        'choice': _choose(rows, metric, *budget) if budget else None,
+        'rows': list(map(without_draws, rows)),
+        'choice': choose(rows, metric, *budget) if budget else None,
     }
-
-
-def _about(results: Results[Any]) -> dict[str, Any]:
-    """What a file says of a run, without what a terminal would take as a command."""
-    return {**results.said, **asdict(results.run), 'path': str(results.path), 'name': results.name}
 
 
 def _read_runs(paths: Sequence[PathLike]) -> tuple[list[Results[SubNetsRun]], list[Results[SubNetsRun]]]:
@@ -103,7 +90,7 @@ def _read_runs(paths: Sequence[PathLike]) -> tuple[list[Results[SubNetsRun]], li
     files = [read_sub_nets(path) for path in dict.fromkeys(map(Path, paths))]
     shared = [data for data in map(_data, files[0]) if all(data in map(_data, runs) for runs in files)]
     for runs in [] if shared else files:
-        _require_equal(DATA, files[0][0], runs[0])
+        require_equal(DATA, files[0][0], runs[0])
     data = max(shared, key=lambda data: data['num_images'])
     tested = [run for runs in files for run in runs if _data(run) == data]
     for row in (row for run in tested for row in run.rows):
@@ -114,60 +101,6 @@ def _read_runs(paths: Sequence[PathLike]) -> tuple[list[Results[SubNetsRun]], li
 
 def _data(results: Results[SubNetsRun]) -> dict[str, Any]:
     return {key: getattr(results.run, key) for key in DATA}
-
-
-def _require_equal(keys: Sequence[str], first: Results[Any], other: Results[Any]) -> None:
-    """Make sure that two files agree in what makes them comparable.
-
-    Raises:
-        UserError: they do not; names both files and the first difference.
-    """
-    for key in keys:
-        value, another = getattr(first.run, key), getattr(other.run, key)
-        if value != another:
-            if isinstance(value, list):
-                value, another = next(pair for pair in zip_longest(value, another) if pair[0] != pair[1])
-            raise UserError(
-                f'{first.path} and {other.path} cannot be compared: they differ in {key} '
-                f'({printable(str(value))[:40]} and {printable(str(another))[:40]}), give files of the same {key}'
-            )
-
-
-def _join_latency(
-    runs: list[Results[SubNetsRun]], paths: Sequence[PathLike]
-) -> tuple[list[Results[SubNetsRun]], list[dict[str, Any]]]:
-    """The runs with what was measured in the rows that it belongs to, and what the files say of themselves."""
-    measured = [read_latency(path) for path in dict.fromkeys(map(Path, paths))]
-    for latency in measured:
-        _require_equal(CONDITIONS, measured[0], latency)
-        sha256, fits = latency.run.checkpoint_sha256, []
-        for run in runs:  # by name, by what ran and, where both are known, by weights
-            is_of = all(getattr(run.run, key) == getattr(latency.run, key) for key in ('name', *RAN))
-            fits.append(is_of and len({sha256, run.run.checkpoint_sha256} - {None}) < 2)
-        if not any(fits):
-            ran = f' in {latency.run.runtime}' if latency.run.runtime else ''
-            weights = f' with the weights {sha256[:12]}…' if sha256 else ''
-            raise UserError(
-                f'{latency.path} is the latency of {latency.name}{weights}{ran}, which none of the runs is '
-                f'({", ".join(run.name for run in runs)}): add its run, or leave the file out'
-            )
-        runs = [_add_latency(run, latency) if fit else run for run, fit in zip(runs, fits)]
-    return runs, list(map(_about, measured))
-
-
-def _add_latency(run: Results[SubNetsRun], latency: Results[LatencyRun]) -> Results[SubNetsRun]:
-    tested, timed = run.run.input_size, latency.run.input_size
-    if tested != timed:
-        raise UserError(
-            f'{latency.path} was measured at {size_text(timed)}, but {run.path} was tested at {size_text(tested)}: '
-            f'measure it again with --shape {tested[0]} {tested[1]}'
-        )
-    if any('ms' in row for row in run.rows):
-        raise UserError(f'{latency.path} is a second latency file of {run.name}: give one')
-    times = {row['skip']: {key: row[key] for key in TIMES if key in row} for row in latency.rows}
-    if not any(row['skip'] in times for row in run.rows):
-        raise UserError(f'{latency.path} has none of the depths in {run.path}: measure those, with --skip')
-    return replace(run, rows=[{**row, **times.get(row['skip'], {})} for row in run.rows])
 
 
 def _paper_rows(runs: Sequence[Results[SubNetsRun]], models: Sequence[str] | None) -> tuple[list[Row], str]:
@@ -194,65 +127,22 @@ def _paper_rows(runs: Sequence[Results[SubNetsRun]], models: Sequence[str] | Non
     return rows, '; '.join(sources)
 
 
-def _choose(rows: Sequence[Row], metric: str, cost: str, limit: float) -> dict[str, Any]:
-    """The sub-network to ship, and that of the same run with nothing skipped."""
-    points = sub_net_points(rows, cost, metric)
-    if not any(row.get(metric) is not None for row in rows):
-        raise UserError(f'no run has a {METRICS[metric]}: choose by another one, --metric')
-    if not points and cost == 'ms':
-        raise UserError(
-            'a budget in ms needs the latency of a run that has depths: '
-            'python tools/benchmark.py latency CONFIG CHECKPOINT --skip all --json FILE, then --latency FILE'
-        )
-    row = points[best_under_budget(points, limit, UNITS[cost])]
-    keys = ('run', 'skip', metric, cost)
-    super_nets = [other for other in points.values() if other['run'] == row['run'] and 'T' not in other['skip']]
-    return {
-        'budget': limit,
-        'cost': cost,
-        'metric': metric,
-        'sub_net': {key: row[key] for key in keys},
-        'super_net': {key: super_nets[0][key] for key in keys} if super_nets else None,
-    }
-
-
-def describe_choice(choice: dict[str, Any]) -> str:
-    """The choice as a sentence."""
-    cost, metric, chosen, super_net = (choice[key] for key in ('cost', 'metric', 'sub_net', 'super_net'))
-    unit = UNITS[cost]
-    text = (
-        f'Ship {chosen["skip"]} of {chosen["run"]} for a budget of {choice["budget"]:g} {unit}: '
-        f'{METRICS[metric]} {100 * chosen[metric]:.2f} at {chosen[cost]:.2f} {unit}'
-    )
-    if super_net is None:
-        return f'{text}. What it gives up against the super-net is not known: its row is missing.'
-    loss, saving = 100 * (chosen[metric] - super_net[metric]), chosen[cost] - super_net[cost]
-    return f'{text}; {loss:+.2f} {measure([[metric]])} and {saving:+.2f} {unit} against {super_net["skip"]}.'
-
-
-def table_rows(content: dict[str, Any]) -> list[Row]:
-    """The rows as tables show them: a cost has a star on the Pareto front of the AP that the choice goes by."""
-
-    def mark(row: Row, cost: str) -> str | None:
-        is_on_front = row.get(f'front_{content["metric"]}_{cost}')
-        return None if row.get(cost) is None else f'{row[cost]:.2f}{"*" if is_on_front else " "}'
-
-    return [{**row, **{cost: mark(row, cost) for cost in COSTS if cost in row}} for row in content['rows']]
-
-
 def describe(content: dict[str, Any]) -> str:
     """What a table's numbers are."""
     costs = '; '.join(describe_costs(content).values())
     images = content['runs'][0]['num_images']
-    front = f'* is on the Pareto front of {METRICS[content["metric"]]}'
-    text = f'{images} images; {measure(content["rows"])} in percent; {costs}; {front}'
+    marks = legend(table_rows(content['rows'], content['metric']), content['metric'])
+    text = f'{images} images; {measure(content["rows"])} in percent; {costs}; {marks}'
     others = ', '.join(f'{run["name"]} ({run["num_images"]} images)' for run in content['left_out'])
     return f'{text}; not shown, since on other data: {others}' if others else text
 
 
 def print_comparison(content: dict[str, Any]) -> None:
     """Print the table, without parameters so that it fits on a terminal, and the choice."""
-    rows = [{key: row[key] for key in row if not key.startswith('params')} for row in table_rows(content)]
+    rows = [
+        {key: row[key] for key in row if not key.startswith('params')}
+        for row in table_rows(content['rows'], content['metric'])
+    ]
     print_table(rows, describe(content))
     if content['choice']:
         print(describe_choice(content['choice']))
@@ -282,7 +172,7 @@ def write_comparison(content: dict[str, Any], folder: PathLike) -> None:
     parts = [
         '# Comparison',
         f'{escape(describe(content))}.',
-        markdown_table(table_rows(content)),
+        markdown_table(table_rows(content['rows'], content['metric'])),
         escape(describe_choice(content['choice'])) if content['choice'] else '',
         f'![{measure(rows)} against cost](compare.png)' if picture else '',
         f'The paper: {content["paper"]}.' if content['paper'] else '',

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from ..errors import UserError
@@ -51,6 +51,17 @@ def best_under_budget(points: Iterable[Point], budget: float, unit: str = 'ms') 
     return within[-1]
 
 
+def cheapest_alike(points: Iterable[Point], best: Point, is_alike: Callable[[Point], bool]) -> Point:
+    """The cheapest sub-network of the front that is as good as one that was chosen.
+
+    Args:
+        points: all sub-networks.
+        best: the one that was chosen.
+        is_alike: whether a cheaper one cannot be told apart from it in accuracy.
+    """
+    return next(point for point in pareto_front(points) if point == best or is_alike(point))
+
+
 def sub_net_points(rows: Iterable[dict[str, Any]], cost: str, accuracy: str) -> dict[Point, dict[str, Any]]:
     """The points of rows of ``sub_nets.json`` (with ``run``, where there are several runs) that are sub-networks.
 
@@ -60,7 +71,12 @@ def sub_net_points(rows: Iterable[dict[str, Any]], cost: str, accuracy: str) -> 
         accuracy: the key of the accuracy, such as ``'bbox_mAP'``.
     """
     return {
-        Point(row[cost], row[accuracy], f'{row["skip"]} of {row["run"]}' if 'run' in row else row['skip']): row
+        Point(row[cost], row[accuracy], f'{_name(row)} of {row["run"]}' if 'run' in row else _name(row)): row
         for row in rows
         if row['skip'] and row.get('kind') != 'paper' and row.get(cost) is not None and row.get(accuracy) is not None
     }
+
+
+def _name(row: dict[str, Any]) -> str:
+    """The spelling of a row's operating point."""
+    return str(row.get('point') or row['skip'])

@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
+from .frontier import COSTS, mixes
 from .pareto import pareto_front, sub_net_points
 from .rows import METRICS, Row
 
-COSTS = {'gmacs': 'GMACs an image', 'ms': 'ms a batch'}
 # Mark and shade of the runs of a kind. The marks alone tell them apart, in grey.
 STYLES = {
     'adn': list(zip('oDv<>', ('#08306b', '#1b7837', '#762a83', '#8c510a', '#000000'))),
@@ -26,6 +26,7 @@ STYLES = {
     'paper': [(mark, '#666666') for mark in 'XP*'],
 }
 MARK_POINTS = 6  # the width of a mark
+MOST_LABELS = 40  # points in a panel: of more, only those on the front are named
 SIDES = [(1, 0), (-1, 0), (0, 1), (0, -1), (-1, 1), (1, -1), (1, 1), (-1, -1)]  # of a point, where its label can be
 
 
@@ -98,6 +99,9 @@ def _draw_points(
         label = 'Pareto front of the depths (filled)'
         corners = np.array([point[:2] for point in front]) * (1, 100)
         axis.plot(*corners.T, drawstyle='steps-post', color='#999999', linewidth=1, label=label)
+    for number, (ends, _) in enumerate(mixes(rows, metric, cost)):
+        label = 'alternating FFFF and TTTT: below it, a depth is worth nothing' if number == 0 else '_'
+        axis.plot(*(np.array(ends) * (1, 100)).T, ':', color='#999999', linewidth=1, label=label)
     for row in rows:
         if _has(row, metric, cost):
             mark, shade = styles[run := row.get('run', '')]
@@ -121,10 +125,12 @@ def _label_points(
     corners = axis.transData.transform(np.reshape(front, (-1, 2)) * (1, 100))
     for (left, low), (right, high) in zip(corners, corners[1:]):
         taken += [Bbox([(left, low), (right, low)]).padded(pixels), Bbox([(right, low), (right, high)]).padded(pixels)]
+    on_front = [row for point, row in sub_net_points(known, cost, metric).items() if point[:2] in front]
+    named = known if len(known) <= MOST_LABELS else on_front
     for row, centre in zip(known, centres):
-        if row['skip']:
-            shade = styles[row.get('run', '')][1]
-            label = axis.text(0, 0, row['skip'], color=shade, fontsize=8, family='monospace', ha='center', va='center')
+        if row['skip'] and row in named:
+            shade, name = styles[row.get('run', '')][1], row.get('point') or row['skip']
+            label = axis.text(0, 0, name, color=shade, fontsize=8, family='monospace', ha='center', va='center')
             size = np.array(label.get_window_extent().size)
             for distance, side in product(range(5, 120, 5), SIDES):
                 place = centre + np.array(side) * (size / 2 + distance * pixels)

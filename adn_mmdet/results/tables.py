@@ -15,9 +15,13 @@ from .rows import METRICS, Results, Row, SubNetsRun, printable
 COLUMNS = {
     'run': 'run',
     'skip': 'skip',
+    'size': 'size',
+    'proposals': 'proposals',
     **METRICS,
+    'diff': 'to FFFF (95 %)',
     'gmacs': 'GMACs',
     'ms': 'ms',
+    'over_mix': 'over a mix',
     'epoch_minutes': 'min to train an epoch',
     'params_held_m': 'params held (M)',
     'params_active_m': 'params active (M)',
@@ -59,9 +63,47 @@ def escape(text: str) -> str:
     return re.sub(r'([\\`|<\[])', r'\\\1', text)
 
 
+def table_rows(rows: Sequence[Row], metric: str) -> list[Row]:
+    """Rows of a frontier as tables show them, with the differences and the Pareto front of one metric.
+
+    Args:
+        rows: with what :func:`~adn_mmdet.results.frontier.frontier_rows` adds.
+        metric: what the choice goes by.
+    """
+    cost = 'ms' if any(row.get('ms') is not None for row in rows) else 'gmacs'
+    return [_table_row(row, metric, cost) for row in rows]
+
+
+def _table_row(row: Row, metric: str, mixed: str) -> Row:
+    shown = dict(row)
+    for cost in ('gmacs', 'ms'):
+        if row.get(cost) is not None:
+            shown[cost] = f'{row[cost]:.2f}{"*" if row.get(f"front_{metric}_{cost}") else " "}'
+    difference, low, high = (row.get(f'{metric}_diff{end}') for end in ('', '_low', '_high'))  # both or none
+    if difference is not None and not row['is_reference']:
+        shown['diff'] = f'{100 * difference:+.2f}' + (
+            '' if low is None or high is None else f' ({100 * low:+.2f}, {100 * high:+.2f})'
+        )
+    if (over := row.get(f'{metric}_over_mix_{mixed}')) is not None:
+        shown['over_mix'] = f'{100 * over:+.2f}{"×" if over < 0 else " "}'
+    return shown
+
+
+def legend(rows: Sequence[Row], metric: str) -> str:
+    """What the marks in :func:`table_rows` mean."""
+    name, text = METRICS[metric], f'* is on the Pareto front of {METRICS[metric]}'
+    if any(row.get('diff') for row in rows):
+        text += f"; to FFFF: {name} minus that of FFFF at the config's own size, 95 % intervals of drawn images"
+    if any('×' in row.get('over_mix', '') for row in rows):
+        text += f'; × is worth nothing: alternating FFFF and TTTT has a higher {name} for the same cost'
+    return text
+
+
 def _cell(name: str, value: Any) -> str:
     if value is None or isinstance(value, str):
         return value or '–'
+    if name in ('size', 'proposals'):
+        return str(value)
     return f'{100 * value:.2f}' if name in METRICS else f'{value:.4g}' if value < 1 else f'{value:.2f}'
 
 
@@ -71,7 +113,8 @@ def measure(names: Iterable[Iterable[str]]) -> str:
 
 
 def _columns(rows: Sequence[Row]) -> list[str]:
-    return [name for name in COLUMNS if any(name in row for row in rows)]
+    same = [name for name in ('size', 'proposals') if len({row.get(name) for row in rows}) == 1]
+    return [name for name in COLUMNS if name not in same and any(name in row for row in rows)]
 
 
 def print_table(rows: Sequence[Row], title: str) -> None:
