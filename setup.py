@@ -28,6 +28,21 @@ setup(
         'weights': ['gdown'],
         'onnx': ['onnx'],
         'cls': ['mmpretrain==1.2.0'],
-        'dev': ['gdown', 'mmpretrain==1.2.0', 'mypy', 'onnx', 'onnxruntime', 'pytest', 'pytest-xdist', 'ruff'],
+        'cam': [
+            'scikit-learn',
+            'tqdm',
+        ],  # what grad-cam needs; it is installed without its own list: docs/classification.md
+        'dev': [
+            'gdown',
+            'mmpretrain==1.2.0',
+            'mypy',
+            'onnx',
+            'onnxruntime',
+            'pytest',
+            'pytest-xdist',
+            'ruff',
+            'scikit-learn',
+            'tqdm',
+        ],
     },
 )

@@ -35,4 +35,6 @@ fi
 
 say "3/3 adn_mmdet itself, and mmcv's operators"
 "${pip[@]}" --no-build-isolation --editable '.[dev]'
+# For tools/cam.py. What it asks for has a second OpenCV, of another version, which would overwrite the one that is there.
+"${pip[@]}" --no-deps 'grad-cam==1.5.7' 'ttach==0.0.3'
 "$venv/bin/python" adn_mmdet/ops/place.py
