@@ -1,7 +1,7 @@
-"""Take the ResNet out of a checkpoint of the authors, torchvision, mmdet or mmengine, for a config to start from.
+"""Take the network out of a checkpoint of the authors, torchvision or OpenMMLab, for a config to start from.
 
-DST is what `init_cfg=dict(type='Pretrained', checkpoint=DST)` of an AdaptiveDepthResNet takes. A file that is there is
-replaced.
+DST is what `init_cfg=dict(type='Pretrained', checkpoint=DST)` of an adaptive-depth backbone takes. A file that is there
+is replaced.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from _command import command
 from rich.console import Console
 
-from adn_mmdet.checkpoints import ARCHITECTURES, convert_checkpoint
+from adn_mmdet.checkpoints import KNOWN, convert_checkpoint
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -25,7 +25,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         action=argparse.BooleanOptionalAction,
         help="take the moving average, or the model's own weights; needed where SRC holds both",
     )
-    parser.add_argument('--arch', choices=ARCHITECTURES, help='refuse anything else; default whichever it is')
+    parser.add_argument('--arch', choices=KNOWN, help='refuse anything else; default whichever it is')
     parser.add_argument(
         '--trust', action='store_true', help='unpickle whatever SRC holds: it may run code of whoever made it'
     )

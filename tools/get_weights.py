@@ -13,7 +13,7 @@ from adn_mmdet.checkpoints.download import FOLDER, SOURCES, get_weights, is_ther
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('name', choices=SOURCES, help='resnet50 comes from Google Drive, by the package gdown')
+    parser.add_argument('name', choices=SOURCES, help='those without vd come from Google Drive, by the package gdown')
     parser.add_argument('--out', default=FOLDER, help=f'folder, default {FOLDER}/, where the configs look')
     return parser.parse_args(argv)
 

@@ -1,11 +1,13 @@
-from .convert import ARCHITECTURES, Conversion, convert_checkpoint, convert_weights
+from .architectures import KNOWN, RESNETS
+from .convert import Conversion, convert_checkpoint, convert_weights
 from .download import get_weights
 from .loading import load_for_testing, read_weights, require_fit
 from .norms import estimate_statistics, load_norms, recalibrate
 from .safe_loading import load_from_local, require_sound
 
 __all__ = [
-    'ARCHITECTURES',
+    'KNOWN',
+    'RESNETS',
     'Conversion',
     'convert_checkpoint',
     'convert_weights',

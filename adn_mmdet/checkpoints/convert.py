@@ -1,40 +1,28 @@
-"""Takes the ResNet out of a checkpoint of any layout, for AdaptiveDepthResNet to start from."""
+"""Takes the network out of a checkpoint of any layout, for an adaptive-depth backbone to start from."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.table import Table
 from torch import Tensor
 
-from ..backbones import AdaptiveDepthResNet
 from ..config import require_output
 from ..errors import UserError
 from ..files import file_sha256
+from .architectures import FAMILIES, HEADS, KNOWN, RESNETS, Family, as_it_is
 from .safe_loading import listed, load_from_local, require_sound
 from .saving import save
-
-# The arguments of AdaptiveDepthResNet by the authors' names.
-ARCHITECTURES: dict[str, dict[str, Any]] = {
-    'resnet50': dict(depth=50, avg_down=False),
-    'resnet50vd': dict(depth=50, avg_down=True),
-    'resnet101': dict(depth=101, avg_down=False),
-    'resnet101vd': dict(depth=101, avg_down=True),
-}
-FIRST = 'layer1.0.conv1.weight'  # every ResNet has it; what stands before it is the prefix
-HEADS = ('fc.', 'head.')
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """The weights of an AdaptiveDepthResNet, and what became of those that a checkpoint held."""
+    """The weights of an adaptive-depth backbone, and what became of those that a checkpoint held."""
 
     weights: dict[str, Tensor]
     arch: str
@@ -59,12 +47,15 @@ class Conversion:
         return table
 
 
-def choose_weights(checkpoint: Mapping[str, Any], ema: bool | None = None) -> tuple[dict[str, Tensor], bool]:
+def choose_weights(
+    checkpoint: Mapping[str, Any], ema: bool | None = None, prefer_ema: bool | None = None
+) -> tuple[dict[str, Tensor], bool]:
     """The weights in a checkpoint: bare, of a training script (``model``, ``model_ema``), or of mmengine.
 
     Args:
         checkpoint: what the file holds.
         ema: whether to take the exponential moving average; None where there is only one of the two.
+        prefer_ema: what to take of both where ``ema`` is None.
 
     Returns:
         The tensors by name, and whether they are the average.
@@ -79,6 +70,7 @@ def choose_weights(checkpoint: Mapping[str, Any], ema: bool | None = None) -> tu
         found = {False: model, True: checkpoint.get('model_ema')}
     found = {averaged: weights for averaged, weights in found.items() if isinstance(weights, Mapping)}
     found = found or {False: checkpoint}
+    ema = prefer_ema if ema is None and len(found) == 2 else ema
     if ema is None and len(found) == 2:
         raise UserError("holds the model's own weights and their moving average: say --no-ema or --ema")
     averaged = next(iter(found)) if ema is None else ema
@@ -89,26 +81,32 @@ def choose_weights(checkpoint: Mapping[str, Any], ema: bool | None = None) -> tu
 
 
 def convert_weights(weights: Mapping[str, Tensor], averaged: bool = False, arch: str | None = None) -> Conversion:
-    """Rename the weights of a ResNet as AdaptiveDepthResNet has them, and check that they fit.
+    """Rename the weights of a network as our backbones have them, and check that they fit.
 
     Args:
-        weights: of a classifier, a detector or a backbone, of the authors, torchvision or mmdet.
+        weights: of a classifier, a detector or a backbone, of the authors, torchvision or OpenMMLab.
         averaged: whether they are a moving average.
-        arch: what they should be; None takes any of ``ARCHITECTURES``.
+        arch: what they should be; None takes any of ``KNOWN``.
 
     Raises:
         UserError: they are of another architecture or stage split, or are not finite.
     """
-    prefix = _find_prefix(weights)
+    family, first, prefix = _find_family(weights)
     inner = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
-    found = _find_architecture(inner)
+    names = {key: family.firsts[first](key) for key in inner if not key.startswith(HEADS)}
+    kept = {name: inner[key] for key, name in names.items()}
+    if family.firsts[first] is not as_it_is:
+        kept = _of_family(family.values, family, kept)
+    found = _of_family(family.find, family, kept)
     if arch not in (None, found):
         raise UserError(f'holds {found}, not {arch}')
-    renamed = _mmdet_names(inner) if ARCHITECTURES[found]['avg_down'] else {}
-    kept = {renamed.get(key, key): value for key, value in inner.items() if not key.startswith(HEADS)}
-    num_untrained_norms = _require_fit(kept, found)
+    if found in RESNETS and RESNETS[found]['avg_down']:
+        names |= _mmdet_names(kept)
+        kept = {names.get(key, key): value for key, value in kept.items()}
+    num_untrained_norms = _require_fit(kept, found, family)
     require_sound(kept, found)
     dropped = [key for key in weights if not key.startswith(prefix) or key.removeprefix(prefix).startswith(HEADS)]
+    renamed = {key: name for key, name in names.items() if key != name}
     return Conversion(kept, found, averaged, prefix, renamed, dropped, num_untrained_norms)
 
 
@@ -118,8 +116,9 @@ def convert_checkpoint(
     ema: bool | None = None,
     arch: str | None = None,
     trust: bool = False,
+    prefer_ema: bool | None = None,
 ) -> Conversion:
-    """Write the ResNet of a checkpoint to a file that ``init_cfg=dict(type='Pretrained', checkpoint=out)`` takes.
+    """Write the network of a checkpoint to a file that ``init_cfg=dict(type='Pretrained', checkpoint=out)`` takes.
 
     Args:
         source: a checkpoint of any layout.
@@ -127,6 +126,7 @@ def convert_checkpoint(
         ema: as in :func:`choose_weights`.
         arch: as in :func:`convert_weights`.
         trust: unpickle whatever the checkpoint holds, which may run code of whoever made it.
+        prefer_ema: what to take of both where ``ema`` is None.
 
     Raises:
         UserError: it cannot be read, converted or written; nothing was written.
@@ -137,7 +137,7 @@ def convert_checkpoint(
     require_output(out)
     checkpoint = load_from_local(source, map_location='cpu', trust=trust)
     try:
-        conversion = convert_weights(*choose_weights(checkpoint, ema), arch)
+        conversion = convert_weights(*choose_weights(checkpoint, ema, prefer_ema), arch)
     except UserError as error:
         raise UserError(f'{source}: {error}') from error
     meta = dict(
@@ -150,25 +150,29 @@ def convert_checkpoint(
     return conversion
 
 
-def _find_prefix(weights: Mapping[str, Tensor]) -> str:
-    """What stands before a ResNet's names, such as ``module.`` or ``backbone.body.model.``."""
-    prefixes = [key.removesuffix(FIRST) for key in weights if key.endswith(FIRST)]
-    if not prefixes:
-        given = listed(weights) or 'no tensors'
-        raise UserError(f'holds no ResNet of bottlenecks but {given}: known are {", ".join(ARCHITECTURES)}')
-    if len(prefixes) > 1:
-        raise UserError(f'holds {len(prefixes)} ResNets ({listed(prefixes)}): save the weights of one alone')
-    return prefixes[0]
+def _find_family(weights: Mapping[str, Tensor]) -> tuple[Family, str, str]:
+    """The kind of network, by whose names, and what stands before them, such as ``module.`` or ``backbone.body.``."""
+    for family in FAMILIES:
+        for first in family.firsts:
+            prefixes = [key.removesuffix(first) for key in weights if key.endswith(first)]
+            prefixes = [prefix for prefix in prefixes if not prefix or prefix.endswith(('.', '_'))]
+            if len(prefixes) > 1:
+                raise UserError(
+                    f'holds {len(prefixes)} {family.name}s ({listed(prefixes)}): save the weights of one alone'
+                )
+            if prefixes:
+                return family, first, prefixes[0]
+    given = listed(weights) or 'no tensors'
+    others = ', '.join(family.name for family in FAMILIES[1:])
+    raise UserError(f'holds no ResNet of bottlenecks (nor {others}) but {given}: known are {", ".join(KNOWN)}')
 
 
-def _find_architecture(weights: Mapping[str, Tensor]) -> str:
-    blocks = {tuple(key.split('.')[:2]) for key in weights if key.startswith('layer')}
-    counts = Counter(stage for stage, _ in sorted(blocks))
-    pools = 'layer2.0.downsample.2.weight' in weights  # a pooling at .0 has no weights: .1 is the conv, .2 the norm
-    for name, kwargs in ARCHITECTURES.items():
-        if AdaptiveDepthResNet.arch_settings[kwargs['depth']][1] == (*counts.values(),) and kwargs['avg_down'] == pools:
-            return name
-    raise UserError(f'holds a ResNet of {[*counts.values()]} blocks a stage: known are {", ".join(ARCHITECTURES)}')
+def _of_family(function: Any, family: Family, *args: Any) -> Any:
+    """Call what reads weights by their names; one that is missing, or has another number of axes, is no bug of ours."""
+    try:
+        return function(*args)
+    except (KeyError, IndexError, TypeError) as error:
+        raise UserError(f'looks like a {family.name}, but lacks {error}') from error
 
 
 def _mmdet_names(weights: Mapping[str, Tensor]) -> dict[str, str]:
@@ -179,10 +183,9 @@ def _mmdet_names(weights: Mapping[str, Tensor]) -> dict[str, str]:
     return {'.'.join(part): '.'.join([*part[:3], str(int(part[3]) + 1), part[4]]) for part in parts}
 
 
-def _require_fit(weights: Mapping[str, Tensor], arch: str) -> int:
-    """Refuse what AdaptiveDepthResNet does not take as it is; return how many norms it would clone."""
-    with torch.device('meta'):
-        model = AdaptiveDepthResNet(base_channels=next(iter(weights[FIRST].shape), 0) or 1, **ARCHITECTURES[arch])
+def _require_fit(weights: Mapping[str, Tensor], arch: str, family: Family) -> int:
+    """Refuse what our backbone does not take as it is; return how many norms it would clone."""
+    model = _of_family(family.build, family, arch, weights)
     own = model.state_dict()
     for key, value in weights.items():
         if value.shape != own.get(key, value).shape:

@@ -35,12 +35,16 @@ class Source:
 
     url: str
     sha256: str | None = None
+    averaged: bool = False  # whether the authors test the moving average, where a file holds both
 
 
 SOURCES = {
     'resnet50': Source(f'{DRIVE}uc?id=1thbJDkDYhhM7ZI3LY8d9dZ4TWSbYMT0b'),
     'resnet50vd': Source(RELEASE.format('resnet50vd')),
     'resnet101vd': Source(RELEASE.format('resnet101vd')),
+    'mobilenet_v2': Source(f'{DRIVE}uc?id=1bft5SECYXOFjEhPSkAp2Z9d1U-7w2Mnz'),
+    'vit_b_16': Source(f'{DRIVE}uc?id=1DlHNgjDCKJOWWFSuQIjClA5Ewbc6Jy3u', averaged=True),
+    'swin_t': Source(f'{DRIVE}uc?id=10twk67rVBAoKFKZSkgsXEzx1RABX73kF', averaged=True),
 }
 
 
@@ -89,7 +93,8 @@ def get_weights(name: str, folder: str | os.PathLike[str] = FOLDER) -> Path:
         scratch.mkdir()
         (_fetch_from_drive if url.startswith(DRIVE) else fetch)(url, got)
         digest = _check(got, SOURCES[name].sha256, record)
-        convert_checkpoint(got, converted, ema=False, arch=name)  # the authors test ResNets without the average
+        averaged = SOURCES[name].averaged
+        convert_checkpoint(got, converted, None if averaged else False, name, prefer_ema=averaged or None)
         write_atomically(record, f'{digest}  {got.name}\n'.encode())
         os.replace(converted, out)  # whole, also where two machines of one folder do this at once
     except (OSError, HTTPException, ValueError) as error:

@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 from torchvision.models import resnet
 
 from adn_mmdet import AdaptiveDepthResNet, UserError
-from adn_mmdet.checkpoints import ARCHITECTURES, convert_checkpoint, convert_weights, load_from_local
+from adn_mmdet.checkpoints import RESNETS, convert_checkpoint, convert_weights, load_from_local
 
 CODES = ('FFFF', 'TTTT', 'TFTF')
 
@@ -42,7 +42,7 @@ def paths(tmp_path):
 
 def pretrained(path, arch, width=8):
     """An AdaptiveDepthResNet as a config builds it, from the file, without a single warning."""
-    cfg = dict(type='AdaptiveDepthResNet', base_channels=width, **ARCHITECTURES[arch])
+    cfg = dict(type='AdaptiveDepthResNet', base_channels=width, **RESNETS[arch])
     backbone = MODELS.build(cfg | dict(init_cfg=dict(type='Pretrained', checkpoint=str(path))))
     with warnings.catch_warnings():
         warnings.simplefilter('error')
@@ -61,7 +61,7 @@ def same_outputs(backbone, reference, size=(64, 64)):
         )
 
 
-@pytest.mark.parametrize('arch', ARCHITECTURES)
+@pytest.mark.parametrize('arch', RESNETS)
 def test_every_depth_is_the_authors_network_to_the_bit(arch, paths):
     source, out = paths
     reference = authors_resnet(arch)
