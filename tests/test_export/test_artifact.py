@@ -11,11 +11,14 @@ import pytest
 import torch
 from artifact import make_artifact
 from conftest import DEMO_CONFIG
-from tiny import load_tool
+from parity import make_lively
+from tiny import build, load_tool
 
 from adn_mmdet import UserError
+from adn_mmdet.config import load_config
 from adn_mmdet.export.any_depth_runtime import AnyDepthRuntime
 from adn_mmdet.export.artifact import Artifact
+from adn_mmdet.files import file_sha256
 from adn_mmdet.inference import AnyDepthInferencer
 
 SHA = 'a' * 64
@@ -40,39 +43,55 @@ def tool(tiny_options, tmp_path, monkeypatch):
     return run
 
 
+@pytest.fixture(scope='module')
+def lively(trained, tiny_options, tmp_path_factory):
+    """The demo's narrow detector with weights that find things, and its exported file."""
+    folder = tmp_path_factory.mktemp('lively')
+    narrow = {'model.backbone.base_channels': 8, 'model.neck.in_channels': [32, 64, 128, 256]}  # as in tiny_options
+    cfg = load_config(DEMO_CONFIG, narrow)
+    torch.save(make_lively(build(cfg)).state_dict(), folder / 'lively.pth')
+    arguments = [DEMO_CONFIG, folder / 'lively.pth', folder / 'lively.onnx']
+    assert load_tool('export_any_depth').main([*map(str, arguments), *tiny_options]) == 0
+    return folder / 'lively.pth', folder / 'lively.onnx'
+
+
 @pytest.fixture
 def inferencer(path):
     return AnyDepthInferencer(path, show_progress=False)
 
 
-def test_its_own_ap_and_ms_beside_pytorchs(tool, path, tmp_path, trained, capsys):
+def test_its_own_ap_and_ms_beside_pytorchs(tool, lively, tmp_path, capsys):
+    weights, path = lively
     read = lambda name: json.loads((tmp_path / name).read_text())  # noqa: E731
-    assert tool('test', DEMO_CONFIG, path, '--work-dir', 'work', '--skip', 'all', '--out', 'found.pkl') == 0
-    run, rows = (read('work/sub_nets.json')[key] for key in ('run', 'rows'))
-    assert (run['runtime'], run['checkpoint_sha256'], len(run['artifact_sha256'])) == ('onnxruntime-cpu', SHA, 64)
-    assert len(rows) == 16 and all({'bbox_mAP', 'segm_mAP', 'gmacs'} <= row.keys() for row in rows)
-    assert rows[0]['gmacs'] > rows[-1]['gmacs'] and rows[0]['params_held_m'] > 0
-    detect = AnyDepthRuntime(path)
-    for code in ('FFFF', 'TTTT'):
-        (found,) = tmp_path.glob(f'found*{code}*.pkl')
-        samples = pickle.loads(found.read_bytes())
-        assert len(samples) == 6
-        for sample in samples:
-            expected = detect(sample['img_path'], code)
-            assert np.array_equal(sample['pred_instances']['scores'], expected.scores)
-            assert sample['pred_instances']['bboxes'].numpy() == pytest.approx(expected.boxes, abs=1e-4)
-
-    weights = trained / 'iter_4.pth'
-    assert tool('test', DEMO_CONFIG, weights, '--work-dir', 'work', '--skip', 'FFFF') == 0
+    common = ['--work-dir', 'work', '--skip', 'FFFF,TTFF,TTTT', '--out']
+    assert tool('test', DEMO_CONFIG, path, *common, 'exported.pkl') == 0
+    run, exported = (read('work/sub_nets.json')[key] for key in ('run', 'rows'))
+    sha256 = file_sha256(weights)
+    assert (run['runtime'], run['checkpoint_sha256']) == ('onnxruntime-cpu', sha256)
+    assert run['artifact_sha256'] == file_sha256(path)
+    assert tool('test', DEMO_CONFIG, weights, *common, 'pytorch.pkl') == 0
     content = read('work/sub_nets.json')
-    assert 'runtime' not in content['run'] and len(content['rows']) == 1  # no row of PyTorch's is replaced
-    assert [len(other['rows']) for other in content['other_runs']] == [16]
+    assert 'runtime' not in content['run']
+    assert [len(other['rows']) for other in content['other_runs']] == [3]  # none of PyTorch's is in their place
+    for row, other in zip(exported, content['rows'], strict=True):
+        assert row['skip'] == other['skip'] and row['gmacs'] == other['gmacs']
+        for name in ('bbox_mAP', 'segm_mAP'):
+            assert row[name] == pytest.approx(other[name], abs=5e-4)
+        found, expected = (
+            pickle.loads(next(tmp_path.glob(f'{kind}*{row["skip"]}.pkl')).read_bytes())
+            for kind in ('exported', 'pytorch')
+        )
+        for a, b in zip(found, expected, strict=True):
+            a, b = a['pred_instances'], b['pred_instances']
+            assert len(b['scores']) > 10
+            assert a['scores'].numpy() == pytest.approx(b['scores'].numpy(), abs=1e-4)
+            assert (a['labels'] == b['labels']).float().mean() > 0.9  # of equal scores, either comes first
 
     for name, file in dict(exported=path, pytorch=weights).items():
         arguments = ['--skip', 'FFFF', '--rounds', 1, '--device', 'cpu', '--json', f'{name}.json']
         assert tool('benchmark', 'latency', DEMO_CONFIG, file, *arguments) == 0
     latency = read('exported.json')
-    assert latency['run']['runtime'] == 'onnxruntime-cpu' and latency['run']['checkpoint_sha256'] == SHA
+    assert latency['run']['runtime'] == 'onnxruntime-cpu' and latency['run']['checkpoint_sha256'] == sha256
     assert latency['rows'][0]['heads_ms'] is None and latency['rows'][0]['ms'] > 0
     both = ['work', '--latency', 'exported.json', 'pytorch.json', '--out', 'out']
     assert load_tool('compare').main(both) == 0
