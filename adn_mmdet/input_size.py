@@ -5,6 +5,7 @@ The size of an operating point is the short side of the image in pixels, after r
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from mmengine.config import Config
 
 from .config import coco_dataset
 from .errors import UserError
+from .operating_point import OperatingPoint
 
 Step = dict[str, Any]
 # What says how large an image becomes, of each transform that resizes (mmdet's, and mmpretrain's ResizeEdge).
@@ -62,6 +64,39 @@ def resized(pipeline: Sequence[Step], size: int | None) -> list[Step]:
 def pipeline_at(cfg: Config, size: int | None = None) -> list[Step]:
     """The test pipeline of a config at a size; see :func:`resized`."""
     return resized(coco_dataset(cfg.test_dataloader).pipeline, size)
+
+
+def for_images(pipeline: Sequence[Step]) -> list[Step]:
+    """A test pipeline for images that stand alone, by path or as arrays, as mmdet's DetInferencer makes it.
+
+    Args:
+        pipeline: begins with a step that loads an image.
+
+    Raises:
+        UserError: it does not.
+    """
+    first, *rest = copy.deepcopy(list(pipeline))
+    if not _type(first).startswith(('LoadImage', 'InferencerLoader')):
+        raise UserError(f'the test pipeline should begin with LoadImageFromFile, but begins with {_type(first)}')
+    first['type'] = 'mmdet.InferencerLoader'
+    for step in rest:
+        if 'meta_keys' in step:
+            step['meta_keys'] = tuple(key for key in step['meta_keys'] if key != 'img_id')
+    return [first, *rest]
+
+
+def own_point(cfg: Config) -> OperatingPoint:
+    """What an operating point leaves to a config: the size of its test pipeline, and the proposals of its RPN.
+
+    Returns:
+        A point without a skip code; its size is None where the test pipeline has none that is clear, its proposals are
+        None where there is no RPN.
+    """
+    settings = (cfg.model.get('test_cfg') or {}).get('rpn') or {}
+    proposals = settings.get('max_per_img') if cfg.model.get('rpn_head') else None
+    with contextlib.suppress(UserError):
+        return OperatingPoint(None, own_size(cfg), proposals)
+    return OperatingPoint(None, None, proposals)
 
 
 def own_size(cfg: Config) -> int:

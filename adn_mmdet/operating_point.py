@@ -115,6 +115,21 @@ class OperatingPoint:
         """What :meth:`from_row` reads."""
         return dict(skip=str(self.skip) if self.skip else None, size=self.size, proposals=self.proposals)
 
+    def filled(self, own: OperatingPoint) -> OperatingPoint:
+        """This point with the size and proposals of the config's own one where it leaves them out."""
+        size = own.size if self.size is None else self.size
+        return OperatingPoint(self.skip, size, own.proposals if self.proposals is None else self.proposals)
+
+    def relative_to(self, own: OperatingPoint) -> OperatingPoint:
+        """This point with None where its size or its proposals are those of the config's own one."""
+        size = None if self.size == own.size else self.size
+        return OperatingPoint(self.skip, size, None if self.proposals == own.proposals else self.proposals)
+
+    def super_net(self) -> OperatingPoint:
+        """The point with nothing skipped, at the same size and proposals."""
+        skip = self.skip and SkipConfig.super_net(len(self.skip))
+        return OperatingPoint(skip or None, self.size, self.proposals)
+
     def __str__(self) -> str:
         """The spelling that :meth:`parse` reads; that of the config's own point of a net without depths is empty."""
         size = '' if self.size is None else f'@{self.size}'

@@ -102,6 +102,26 @@ def run_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def add_point_options(parser: argparse.ArgumentParser, what: str, skip_default: str | None = None) -> None:
+    """Add the flags that say at which operating points something is done: ``--skip``, ``--sizes``, ``--proposals``.
+
+    Args:
+        parser: of a script.
+        what: the verb, such as ``'test'``.
+        skip_default: which depths it takes without ``--skip``, in words; None: the config's.
+    """
+    parser.add_argument(
+        '--skip',
+        help=f'depths to {what}: a code (TTTT), a comma list of codes (FFFF,TTTT), or all; default '
+        f'{skip_default or "those of the config"}',
+    )
+    parser.add_argument('--sizes', help="short sides of the input in pixels, such as 800,640,480; default the config's")
+    parser.add_argument(
+        '--proposals',
+        help="numbers of region proposals of a two-stage detector, such as 1000,300; default the config's",
+    )
+
+
 def run_config(args: argparse.Namespace, *sections: str) -> Config:
     """The config that the common flags ask for.
 

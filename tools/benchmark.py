@@ -1,4 +1,4 @@
-"""Time a detector, or its backbone, at several depths, or a training step: interleaved in one run, medians."""
+"""Time a detector at operating points, its backbone at depths, or a training step: interleaved, medians."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from _command import check_skip, command
+from _command import add_point_options, check_skip, command
 from benchmarks.backbone import time_backbone
 from benchmarks.one_pass import time_one_pass
 from benchmarks.ratios import DEVICE, report_ratios
@@ -37,14 +37,14 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         sub.add_argument('--json', type=Path, help='write the result here as well')
         return sub
 
-    latency = add(run_latency, 'latency', 'a detector at each depth, and its parts', None, 1, 20)
+    latency = add(run_latency, 'latency', 'a detector at operating points, end to end, and its parts', None, 1, 20)
     latency.add_argument('config', help='config file, such as configs/mask_rcnn_r50_adn_1x_coco.py')
     latency.add_argument(
         'checkpoint',
         nargs='?',
         help='weights, or an exported .onnx; without, untrained ones, whose detections are not typical',
     )
-    latency.add_argument('--skip', help='a code, a comma list of codes, or all; ratios are to the first; None is all')
+    add_point_options(latency, 'time', 'all')
     latency.add_argument('--images', help='a folder; without, the test set of the config, and noise where it is absent')
     latency.add_argument('--device', choices=['cpu', 'cuda'], default=DEVICE)
     latency.add_argument('--amp', action='store_true', help='mixed precision: float16 on a GPU, bfloat16 on the CPU')

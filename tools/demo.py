@@ -1,4 +1,4 @@
-"""Detect on an image, a folder or a video, at a chosen depth or the best one for a time budget; draw what was found."""
+"""Detect on images or a video, at a chosen operating point or the best one for a time budget; draw what was found."""
 
 from __future__ import annotations
 
@@ -22,12 +22,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('config', help='config file, such as configs/mask_rcnn_r50_adn_1x_coco.py')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--skip', help="the depth, one code such as TTFF; default the config's")
+    parser.add_argument('--point', help='the operating point, such as TTFF@640/300: depth, input size, proposals')
     parser.add_argument(
-        '--budget-ms', type=float, help='run the best depth that takes no longer, on this device, which is timed once'
+        '--budget-ms', type=float, help='run the best point that takes no longer, on this device, which is timed once'
     )
-    parser.add_argument('--sub-nets', help='sub_nets.json of tools/test.py, or its folder: the AP that budgets go by')
     parser.add_argument(
-        '--images', help="a folder of images to time depths on; default the config's test set, noise where it is absent"
+        '--sub-nets', help='sub_nets.json of tools/test.py, or its folder: the AP that budgets go by, and their points'
+    )
+    parser.add_argument(
+        '--images', help="a folder of images to time points on; default the config's test set, noise where it is absent"
     )
     parser.add_argument('--out', default='outputs', help='folder for annotated images or video; default outputs')
     parser.add_argument('--device', help='such as cuda:0 or cpu; default a GPU if there is one')
@@ -53,18 +56,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         images=args.images,
         allow_untrained=args.allow_untrained,
     )
-    skip = inferencer.choose(args.skip, args.budget_ms)
-    inferencer(images[:1], skip=skip)  # a device's first call is slow
+    point = inferencer.choose(args.skip, args.budget_ms, point=args.point)
+    inferencer(images[:1], point=point)  # a device's first call is slow
     times: list[float] = []
     inferencer(
         images,
-        skip=skip,
+        point=point,
         out_dir=args.out,
         pred_score_thr=args.score_thr,
         on_prediction=lambda prediction: times.append(prediction['ms']),
     )
-    depth = skip or 'no depth to choose'
-    print(f'{Path(args.out) / "vis"}: {len(times)} images, {depth}, median {median(times):.1f} ms')
+    name = str(point) or 'no depth to choose'
+    print(f'{Path(args.out) / "vis"}: {len(times)} images, {name}, median {median(times):.1f} ms')
 
 
 if __name__ == '__main__':

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, cycle, islice
 from pathlib import Path
@@ -19,6 +19,7 @@ from mmengine.dataset import Compose, pseudo_collate
 from ..config import annotation_file, coco_dataset, image_folder
 from ..datasets.annotations import read_coco
 from ..errors import UserError
+from ..input_size import for_images, pipeline_at
 
 MOST = 20  # files that are used in turn: as many as there are rounds by default
 NOISE = 'noise'
@@ -48,21 +49,72 @@ class TimedImages:
         """Batches without end, as a data loader makes them.
 
         Args:
-            input_size: height and width in pixels; an image is resized to fit into it and padded, so that a detector
-                sees the same size at every call.
+            input_size: height and width in pixels that images are fitted into; see :meth:`Reading.of_shape`.
             batch_size: images in each.
 
         Raises:
             UserError: an image cannot be read.
         """
-        height, width = input_size
-        resize = FixShapeResize(width=width, height=height, keep_ratio=True)
-        prepare = Compose([InferencerLoader(), resize, PackDetInputs(META_KEYS)])
+        reading = Reading.of_shape(input_size)
+        for images in self.supply(input_size, batch_size):
+            yield reading.prepare([reading.decode(image) for image in images])
+
+    def supply(self, shape: tuple[int, int], batch_size: int = 1) -> Iterator[list[str | np.ndarray]]:
+        """Images in turn, without end.
+
+        Args:
+            shape: height and width of noise, in pixels.
+            batch_size: how many at a time.
+        """
         rng = np.random.default_rng(0)
-        noise = (rng.integers(256, size=(height, width, 3), dtype=np.uint8) for _ in count())
-        supply: Iterator[Any] = cycle(self.paths) if self.paths else noise
+        noise = (rng.integers(256, size=(*shape, 3), dtype=np.uint8) for _ in count())
+        images: Iterator[Any] = cycle(self.paths) if self.paths else noise
         while True:
-            yield pseudo_collate([_read(prepare, image) for image in islice(supply, batch_size)])
+            yield list(islice(images, batch_size))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How images become what a data loader's batch holds, in two parts that are timed apart.
+
+    Attributes:
+        loader: reads and decodes an image, of a path or an array.
+        steps: the rest of the test pipeline: resizes and packs.
+    """
+
+    loader: Compose
+    steps: Compose
+
+    @classmethod
+    def of_config(cls, cfg: Config, size: int | None = None) -> Reading:
+        """As a config's test pipeline has it, at an input size; None is its own.
+
+        Raises:
+            UserError: the pipeline cannot be told a size.
+        """
+        loader, *steps = for_images(pipeline_at(cfg, size))
+        return cls(Compose([loader]), Compose(steps))
+
+    @classmethod
+    def of_shape(cls, shape: tuple[int, int]) -> Reading:
+        """Images are fitted into a height and width, and padded, so that a detector sees one size at every call."""
+        height, width = shape
+        resize = FixShapeResize(width=width, height=height, keep_ratio=True)
+        return cls(Compose([InferencerLoader()]), Compose([resize, PackDetInputs(META_KEYS)]))
+
+    def decode(self, image: str | np.ndarray) -> Any:
+        """Read and decode an image.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        return _naming(self.loader, image, image)
+
+    def prepare(self, decoded: Sequence[Any]) -> dict[str, Any]:
+        """Resize decoded images, and make a batch of them."""
+        return pseudo_collate(
+            [_naming(self.steps, results, results.get('img_path', 'an array')) for results in decoded]
+        )
 
 
 def find_images(cfg: Config, folder: str | os.PathLike[str] | None = None) -> TimedImages:
@@ -102,8 +154,9 @@ def _images_in(folder: Path) -> list[str]:
     return sorted(str(path) for path in folder.glob('*') if path.suffix.lower() in IMG_EXTENSIONS)
 
 
-def _read(prepare: Compose, image: str | np.ndarray) -> Any:
+def _naming(steps: Compose, what: Any, image: Any) -> Any:
+    """Run steps of a pipeline, with an error that names the image."""
     try:
-        return prepare(image)
+        return steps(what)
     except Exception as error:  # of the file system, of cv2, and of mmcv, where cv2 returns nothing
         raise UserError(f'{image} cannot be read as an image ({type(error).__name__}): give other images') from error

@@ -1,12 +1,11 @@
-"""AnyDepthInferencer: a detector whose depth is chosen by each call, by its code or by a time budget."""
+"""AnyDepthInferencer: a detector whose operating point is chosen by each call, by its name or by a time budget."""
 
 from __future__ import annotations
 
 import math
 import os
 import threading
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from numbers import Real
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
+from mmengine.dataset import Compose
 
 from ..backbones import AdaptiveDepthBackbone, find_backbone
 from ..backbones.adaptive_depth import Skip
@@ -23,32 +23,35 @@ from ..cost.timing import require_counts
 from ..errors import UserError
 from ..export.artifact import Artifact
 from ..files import file_sha256
-from ..input_size import default_input_size
+from ..input_size import default_input_size, for_images, own_point, pipeline_at
+from ..operating_point import OperatingPoint
+from ..points import PointLike, point_in_force, require_point, using_point
 from ..results.pareto import Point, best_under_budget, pareto_front
-from ..skip_config import SkipConfig
 from .budget import cache_folder, calibrate, worth_by_accuracy, worth_by_depth, worth_in_file
-from .inputs import Image, require_paths
+from .inputs import Image, naming_what_fails, require_paths
 from .strict import StrictInferencer
 from .video import Video
 
 
 class AnyDepthInferencer(StrictInferencer):
-    """mmdet's DetInferencer, for images, folders and videos, at any depth of one model.
+    """mmdet's DetInferencer, for images, folders and videos, at any operating point of one model.
 
     >>> inferencer = AnyDepthInferencer('configs/mask_rcnn_r50_adn_1x_coco.py', 'epoch_12.pth')
     >>> inferencer('street.jpg', skip='TTFF')
+    >>> inferencer('street.jpg', point='TTFF@640/300')
     >>> inferencer('drive.mp4', budget_ms=35, out_dir='outputs')
 
-    Threads may call one inferencer at the same time, each with its own depth.
+    Threads may call one inferencer at the same time, each with its own point.
 
     Args:
         model: as in :class:`~adn_mmdet.inference.strict.StrictInferencer`.
         weights: as there.
         device: as there.
         sub_nets: the ``sub_nets.json`` of tools/test.py, or the work folder that holds it: the AP that budgets go by,
-            and the depths that they choose from. None goes by the number of blocks that a depth runs.
+            and the points that they choose from. None goes by the number of blocks that a depth runs, at the config's
+            own size and proposals, since nobody knows what others cost in AP.
         metric: which AP of that file.
-        images: a folder of images that depths are timed on, since what is detected decides the time; None takes the
+        images: a folder of images that points are timed on, since what is detected decides the time; None takes the
             config's test set, and noise where that is not there.
         cache_dir: where calibrations are kept; None takes :func:`~adn_mmdet.inference.budget.cache_folder`.
         allow_untrained: run skipped depths although the weights have no skip-aware norms.
@@ -79,8 +82,8 @@ class AnyDepthInferencer(StrictInferencer):
         self.cache_dir = Path(cache_dir) if cache_dir else cache_folder()
         self.images = images
         self.input_size = default_input_size(self.cfg)
-        self.worth = self._worth_of_depths(sub_nets, metric)
-        self.fronts: dict[int, list[Point]] = {}  # by batch size: the depths worth running
+        self.worth = self._worth_of_points(sub_nets, metric)
+        self.fronts: dict[int, list[Point]] = {}  # by batch size: the points worth running
         self._calibrating = threading.Lock()
 
     def __call__(
@@ -89,6 +92,7 @@ class AnyDepthInferencer(StrictInferencer):
         batch_size: int = 1,
         *,
         skip: Skip | None = None,
+        point: PointLike | None = None,
         budget_ms: float | None = None,
         **kwargs: Any,
     ) -> dict[str, list[Any]]:
@@ -97,65 +101,96 @@ class AnyDepthInferencer(StrictInferencer):
         Args:
             inputs: as in DetInferencer, or a video.
             batch_size: images a forward.
-            skip: the depth; None takes that of ``budget_ms``, else of ``using_skip``, else the stored one.
-            budget_ms: the most milliseconds that a forward may take, from preprocessed images to detections, as
-                measured by :meth:`calibrate`; the best depth within it runs.
+            skip: the depth, at the input size and the proposals in force.
+            point: an operating point, such as ``'TTFF@640/300'``; what it leaves out is the config's own, and of the
+                depth the one in force.
+            budget_ms: the most milliseconds that a call may take, from image files to detections, as measured by
+                :meth:`calibrate`; the best point within it runs.
             **kwargs: those of DetInferencer, such as ``out_dir``.
 
+        Without ``skip``, ``point`` and ``budget_ms`` what is in force runs: that of ``using_point`` or ``using_skip``,
+        else what is stored.
+
         Returns:
-            That of StrictInferencer; a prediction has its ``skip`` as well.
+            That of StrictInferencer; a prediction has its ``skip`` and its ``point`` as well. Its ``ms`` is that of its
+            forward alone.
 
         Raises:
             UserError: for whatever a user can get wrong.
         """
         images = self._inputs_to_list(inputs)  # what is wrong with them is said before a calibration
-        code = self.choose(skip, budget_ms, batch_size)
-        with self.backbone.using_skip(code) if self.backbone and code else nullcontext():
+        chosen = self.choose(skip, budget_ms, batch_size, point)
+        with using_point(self.model, chosen):
             return super().__call__(images, batch_size, **kwargs)
 
     def choose(
-        self, skip: Skip | None = None, budget_ms: float | None = None, batch_size: int = 1
-    ) -> SkipConfig | None:
-        """The depth that a call with these arguments runs; None for a detector that has no depth to choose.
+        self,
+        skip: Skip | None = None,
+        budget_ms: float | None = None,
+        batch_size: int = 1,
+        point: PointLike | None = None,
+    ) -> OperatingPoint:
+        """The operating point that a call with these arguments runs at.
 
         Raises:
-            UserError: a code that is not valid, a budget that no depth keeps, both, or a depth that is untrained.
+            UserError: a code or point that is not valid, a budget that no point keeps, two of them, or a depth that is
+                untrained.
         """
-        if self.backbone is None:
-            if skip is not None or budget_ms is not None:
-                kind = type(self.model.backbone).__name__
-                raise UserError(f'{kind} has no depth to choose: leave skip and budget_ms out')
-            return None
-        if skip is not None and budget_ms is not None:
-            raise UserError(f'skip={skip} and budget_ms={budget_ms} were both given: give one of them')
-        code = self.backbone.resolve_skip(skip)
-        if (any(code) or budget_ms is not None) and self.backbone.num_untrained_norms and not self.allow_untrained:
+        given = dict(skip=skip, point=point, budget_ms=budget_ms)
+        asked = [f'{name}={value}' for name, value in given.items() if value is not None]
+        if len(asked) > 1:
+            raise UserError(f'{" and ".join(asked)} were both given: give one of them')
+        if self.backbone is None and asked and point is None:
+            kind = type(self.model.backbone).__name__
+            raise UserError(f'{kind} has no depth to choose: leave skip and budget_ms out')
+        chosen = point_in_force(self.model)
+        if point is not None:
+            parsed = require_point(self.model, point)
+            chosen = OperatingPoint(parsed.skip or chosen.skip, parsed.size, parsed.proposals)
+        elif skip is not None and self.backbone:
+            chosen = OperatingPoint(self.backbone.resolve_skip(skip), chosen.size, chosen.proposals)
+        self._require_trained(chosen, budget_ms)
+        if budget_ms is not None:
+            chosen = self._best_within(budget_ms, batch_size)
+        self._pipeline_at(chosen.size)  # refuses a size that the test pipeline cannot be told
+        return chosen
+
+    def _require_trained(self, point: OperatingPoint, budget_ms: float | None) -> None:
+        skips = budget_ms is not None or any(point.skip or ())
+        if self.backbone and skips and self.backbone.num_untrained_norms and not self.allow_untrained:
             raise UserError(
                 f'{self.weights} has no skip-aware norms, so that skipped depths are untrained: '
-                f'run {SkipConfig.super_net(len(code))}, or allow them (allow_untrained=True, --allow-untrained)'
+                f'run {point.super_net().skip}, or allow them (allow_untrained=True, --allow-untrained)'
             )
-        return code if budget_ms is None else self._best_within(budget_ms, batch_size)
 
     def calibrate(
         self, input_size: tuple[int, int] | None = None, batch_size: int = 1, rounds: int = 20
     ) -> list[dict[str, Any]]:
-        """Measure this device's latency of each depth, or find it in the cache; budgets go by it from then on.
+        """Measure this device's latency of each point, or find it in the cache; budgets go by it from then on.
+
+        Images are prepared by the test pipeline, at the size of each point, and timed end to end.
 
         Args:
-            input_size: height and width of what the network sees, after resizing; None takes that of the last call,
-                at first that of the config's test pipeline.
-            batch_size: images a forward; each has its own calibration.
-            rounds: timed forwards of each depth, in turn.
+            input_size: height and width that images are fitted into instead; None takes that of the last call, at first
+                the test pipeline.
+            batch_size: images a call; each has its own calibration.
+            rounds: timed calls of each point, in turn.
 
         Returns:
-            One row a depth, with the keys of :class:`~adn_mmdet.cost.latency.LatencyRow`.
+            One row a point, with the keys of :class:`~adn_mmdet.cost.latency.LatencyRow`.
 
         Raises:
-            UserError: numbers that are not positive, or a detector that has no depth to choose.
+            UserError: numbers that are not positive, a detector that has no depth to choose, or ``input_size`` beside
+                points of several sizes.
         """
         find_backbone(self.model)
         size = self.input_size if input_size is None else input_size
         require_size(size)
+        fitted = None if tuple(size) == default_input_size(self.cfg) else size
+        if fitted and any(point.size for point in self.worth):
+            raise UserError(
+                f'input_size={size} is for points of one size, but budgets choose among several: leave it out'
+            )
         require_counts(batch_size=batch_size, rounds=rounds)
         with self._calibrating:
             filename = getattr(self.cfg, 'filename', None)
@@ -172,25 +207,38 @@ class AnyDepthInferencer(StrictInferencer):
                 rounds=rounds,
             ) | getattr(self.model, 'facts', {})
             images = find_images(self.cfg, self.images)
-            rows = calibrate(self.model, list(self.worth), run, images, self.cfg.model, self.cache_dir)
+            rows = calibrate(self.model, list(self.worth), run, images, self.cfg, self.cache_dir, fitted)
             self.input_size = size
-            worth = {str(code): value for code, value in self.worth.items()}
-            self.fronts[batch_size] = pareto_front(Point(row['ms'], worth[row['skip']], row['skip']) for row in rows)
+            points = [OperatingPoint.from_row(row) for row in rows]
+            self.fronts[batch_size] = pareto_front(
+                Point(row['ms'], self.worth[point], str(point)) for row, point in zip(rows, points)
+            )
         return rows
 
-    def _best_within(self, budget_ms: float, batch_size: int) -> SkipConfig:
+    def _best_within(self, budget_ms: float, batch_size: int) -> OperatingPoint:
         if not isinstance(budget_ms, Real) or not (math.isfinite(budget_ms) and budget_ms > 0):
             raise UserError(f'budget_ms should be a positive number of milliseconds, but got {budget_ms!r}')
         if batch_size not in self.fronts:
             self.calibrate(batch_size=batch_size)
-        return SkipConfig.parse(best_under_budget(self.fronts[batch_size], budget_ms).skip)
+        return OperatingPoint.parse(best_under_budget(self.fronts[batch_size], budget_ms).skip)
 
-    def _worth_of_depths(self, sub_nets: str | os.PathLike[str] | None, metric: str) -> dict[SkipConfig, float]:
+    def _worth_of_points(self, sub_nets: str | os.PathLike[str] | None, metric: str) -> dict[OperatingPoint, float]:
         if sub_nets is None:
             known = worth_in_file(self.model, metric) if isinstance(self.model, Artifact) else {}
             return known or (worth_by_depth(self.backbone) if self.backbone else {})
-        backbone = find_backbone(self.model)
-        return worth_by_accuracy(sub_nets, self.checkpoint_sha256, backbone.num_stages, metric)
+        backbone, own = find_backbone(self.model), own_point(self.cfg)
+        return worth_by_accuracy(sub_nets, self.checkpoint_sha256, backbone.num_stages, metric, own)
+
+    def _init_pipeline(self, cfg: Config) -> Callable[[Any], Any]:
+        """The test pipeline, at the size in force when an image is read."""
+        self._pipelines: dict[int | None, Callable[[Any], Any]] = {None: super()._init_pipeline(cfg)}
+        return lambda image: self._pipeline_at(point_in_force(self.model).size)(image)
+
+    def _pipeline_at(self, size: int | None) -> Callable[[Any], Any]:
+        if size not in self._pipelines:
+            steps = Compose(for_images(pipeline_at(self.cfg, size)))
+            self._pipelines[size] = naming_what_fails(steps)
+        return self._pipelines[size]
 
     @cached_property
     def checkpoint_sha256(self) -> str | None:
@@ -200,8 +248,9 @@ class AnyDepthInferencer(StrictInferencer):
         return file_sha256(self.weights) if os.path.isfile(self.weights) else None
 
     def forward(self, inputs: dict[str, Any], **kwargs: Any) -> list[DetDataSample]:
-        """Run the detector on one batch, at the depth of this context; each result knows its ``skip`` and ``ms``."""
+        """Run the detector on one batch, at the point of this context; each result knows it and its ``ms``."""
         predictions = super().forward(inputs, **kwargs)
+        point = point_in_force(self.model)
         for prediction in predictions:
-            prediction.set_metainfo(dict(skip=str(self.backbone.resolve_skip()) if self.backbone else None))
+            prediction.set_metainfo(dict(skip=str(point.skip) if point.skip else None, point=str(point)))
         return predictions

@@ -1,4 +1,4 @@
-"""What a depth takes on this device, measured once and kept in a cache folder, and what it is worth."""
+"""What an operating point takes on this device, measured once and kept in a cache folder, and what it is worth."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import json
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import ConfigDict
+from mmengine.config import Config
 from torch import nn
 
 from ..backbones import AdaptiveDepthBackbone
@@ -21,6 +20,8 @@ from ..cost.timing import describe_machine
 from ..errors import UserError
 from ..export.artifact import Artifact
 from ..files import write_json
+from ..input_size import pipeline_at
+from ..operating_point import OperatingPoint
 from ..results.rows import SCHEMA, of_weights, read_latency, read_sub_nets
 from ..skip_config import SkipConfig
 
@@ -34,58 +35,61 @@ def cache_folder() -> Path:
 
 def calibrate(
     model: nn.Module,
-    codes: Sequence[SkipConfig],
+    points: Sequence[OperatingPoint],
     run: dict[str, Any],
     images: TimedImages,
-    model_config: ConfigDict,
+    cfg: Config,
     folder: Path,
+    input_size: tuple[int, int] | None = None,
 ) -> list[dict[str, Any]]:
-    """The latency of each sub-network: from the cache, else measured, interleaved in one run, and put there.
+    """The latency of each operating point: from the cache, else measured, interleaved in one run, and put there.
 
     Args:
         model: a detector, on the device that is asked about.
-        codes: its sub-networks.
+        points: at which it may run; those of the config's own size and proposals have None.
         run: what a latency file says of a run beside the machine and the images; ``rounds`` is the least that a
             cached calibration must have, and ``checkpoint_sha256`` tells weights apart.
         images: what to detect on.
-        model_config: the detector's config; another one, but for its stored skip, is another entry.
+        cfg: the detector's config; another model, but for its stored skip, or test pipeline is another entry.
         folder: the cache; a file in it is as those of ``tools/benchmark.py latency --json``.
+        input_size: height and width in pixels that images are fitted into; None prepares them by the test pipeline.
 
     Returns:
-        One row a code, with the keys of :class:`~adn_mmdet.cost.latency.LatencyRow`.
+        One row a point, with the keys of :class:`~adn_mmdet.cost.latency.LatencyRow`.
 
     Raises:
         UserError: as ``measure_latency`` does.
     """
     run = run | describe_machine(next(model.parameters()).device) | dict(images=images.about())
-    path = folder / f'latency_{run["name"]}_{_key(run, model_config)}.json'
-    rows = _find(path, codes, run['rounds'])
+    path = folder / f'latency_{run["name"]}_{_key(run, cfg)}.json'
+    rows = _find(path, points, run['rounds'])
     if rows is None:
         height, width = run['input_size']
+        kind = 'points' if any(point.size or point.proposals for point in points) else 'depths'
         inputs = f'{run["batch_size"]}×3×{height}×{width}, on {run["device"]}, with {images.source}'
-        print(f'Calibrating {len(codes)} depths, {inputs}: once, into {path}')
-        settings = {name: run[name] for name in ('input_size', 'batch_size', 'rounds', 'amp', 'channels_last')}
-        rows = [asdict(row) for row in measure_latency(model, codes, **settings, images=images)]
+        print(f'Calibrating {len(points)} {kind}, {inputs}: once, into {path}')
+        settings = {name: run[name] for name in ('batch_size', 'rounds', 'amp', 'channels_last')}
+        rows = [row.as_row() for row in measure_latency(model, points, input_size or cfg, **settings, images=images)]
         _keep(path, dict(schema=SCHEMA, kind='latency', run=run, rows=rows))
     return rows
 
 
-def _key(run: dict[str, Any], model_config: ConfigDict) -> str:
-    backbone = {key: value for key, value in model_config['backbone'].items() if key != 'skip'}
+def _key(run: dict[str, Any], cfg: Config) -> str:
+    model = {**cfg.model, 'backbone': {key: value for key, value in cfg.model['backbone'].items() if key != 'skip'}}
     about = {key: value for key, value in run.items() if key not in NAMES}
-    content = json.dumps([{**model_config, 'backbone': backbone}, about], sort_keys=True, default=str)
+    content = json.dumps([model, pipeline_at(cfg), about], sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def _find(path: Path, codes: Sequence[SkipConfig], rounds: int) -> list[dict[str, Any]] | None:
-    """The rows of ``codes`` in a cached calibration; None where it is absent, broken or of fewer codes or rounds."""
+def _find(path: Path, points: Sequence[OperatingPoint], rounds: int) -> list[dict[str, Any]] | None:
+    """The rows of ``points`` in a cached calibration; None where it is absent, broken or of fewer points or rounds."""
     try:
         latency = read_latency(path)
     except UserError:
         return None
-    rows = {row['skip']: row for row in latency.rows}
-    enough = rows.keys() >= set(map(str, codes)) and latency.run.rounds >= rounds
-    return [rows[str(code)] for code in codes] if enough else None
+    rows = {OperatingPoint.from_row(row): row for row in latency.rows}
+    enough = rows.keys() >= set(points) and latency.run.rounds >= rounds
+    return [rows[point] for point in points] if enough else None
 
 
 def _keep(path: Path, content: dict[str, Any]) -> None:
@@ -96,33 +100,42 @@ def _keep(path: Path, content: dict[str, Any]) -> None:
         warnings.warn(f'the calibration cannot be kept in {path.parent} ({error.strerror})', stacklevel=3)
 
 
-def worth_by_depth(backbone: AdaptiveDepthBackbone) -> dict[SkipConfig, float]:
-    """For each code, minus the number of blocks that it skips."""
-    return {code: -float(len(backbone.skipped_blocks(code))) for code in SkipConfig.all(backbone.num_stages)}
+def worth_by_depth(backbone: AdaptiveDepthBackbone) -> dict[OperatingPoint, float]:
+    """For each code, at the config's own size and proposals, minus the number of blocks that it skips."""
+    codes = SkipConfig.all(backbone.num_stages)
+    return {OperatingPoint(code): -float(len(backbone.skipped_blocks(code))) for code in codes}
 
 
-def worth_in_file(artifact: Artifact, metric: str) -> dict[SkipConfig, float]:
+def worth_in_file(artifact: Artifact, metric: str) -> dict[OperatingPoint, float]:
     """For each code that an exported file has an AP of, its AP."""
     rows = [row for row in artifact.about['rows'] if isinstance(row.get(metric), (int, float))]
-    return {SkipConfig.parse(row['skip']): float(row[metric]) for row in rows}
+    return {OperatingPoint(SkipConfig.parse(row['skip'])): float(row[metric]) for row in rows}
 
 
 def worth_by_accuracy(
-    path: str | os.PathLike[str], checkpoint_sha256: str | None, num_stages: int, metric: str = 'bbox_mAP'
-) -> dict[SkipConfig, float]:
-    """For each code that was tested with these weights, its AP.
+    path: str | os.PathLike[str],
+    checkpoint_sha256: str | None,
+    num_stages: int,
+    metric: str,
+    own: OperatingPoint,
+) -> dict[OperatingPoint, float]:
+    """For each operating point that was tested with these weights, its AP.
 
     Args:
         path: a ``sub_nets.json`` of tools/test.py, or the work folder that holds one.
         checkpoint_sha256: of the weights that are to run.
         num_stages: letters of a code.
         metric: which of the file's metrics.
+        own: the size and proposals of the config that is to run, which are None in what is returned; those that it
+            does not know are the tested config's.
 
     Raises:
         UserError: there is no such file, or it is of other weights, of recalibrated norms, or has no such metric.
     """
-    rows = of_weights(read_sub_nets(path), checkpoint_sha256).rows
-    rows = [row for row in rows if row['skip'] is not None and row.get(metric) is not None]
+    tested = of_weights(read_sub_nets(path), checkpoint_sha256)
+    own = own.filled(OperatingPoint(None, tested.run.size, tested.run.proposals))
+    rows = [row for row in tested.rows if row['skip'] is not None and row.get(metric) is not None]
     if not rows:
         raise UserError(f'{path} has no {metric} of any depth: test them with tools/test.py --skip all')
-    return {SkipConfig.parse(row['skip'], num_stages): row[metric] for row in rows}
+    points = [OperatingPoint.parse(OperatingPoint.from_row(row), num_stages).relative_to(own) for row in rows]
+    return {point: row[metric] for point, row in zip(points, rows)}

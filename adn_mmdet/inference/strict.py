@@ -38,7 +38,7 @@ from .outputs import note_output, output_names, prediction_name, require_outputs
 from .pictures import draw_label, encode_picture, picture_name
 from .video import Video, VideoWriter
 
-FACTS = ('skip', 'ms')  # of a prediction, beside what was detected
+FACTS = ('skip', 'point', 'ms')  # of a prediction, beside what was detected
 
 
 class StrictInferencer(DetInferencer):
@@ -239,7 +239,7 @@ class StrictInferencer(DetInferencer):
         video: VideoWriter | None = None,
         **kwargs: Any,
     ) -> list[np.ndarray] | None:
-        """Draw predictions as DetInferencer does, and the milliseconds, after the depth if any, in a corner.
+        """Draw predictions as DetInferencer does, and the milliseconds, after the point if any, in a corner.
 
         Returns:
             RGB pictures, (H, W, 3), where ``return_vis`` is set.
@@ -254,8 +254,8 @@ class StrictInferencer(DetInferencer):
             names = [picture_name(image, self.num_visualized_imgs + index) for index, image in enumerate(images)]
             drawn = super().visualize(images, preds, return_vis=True, **kwargs)
             for name, prediction, picture in zip(names, preds, drawn):
-                depth, ms = (prediction.get(fact) for fact in FACTS)
-                picture = draw_label(picture, f'{depth or ""}  {"" if ms is None else f"{ms:.1f} ms"}'.strip())
+                point, ms = prediction.get('point'), prediction.get('ms')
+                picture = draw_label(picture, f'{point or ""}  {"" if ms is None else f"{ms:.1f} ms"}'.strip())
                 pictures.append(picture)
                 if show:
                     self.visualizer.show(picture, win_name=name, wait_time=wait_time)

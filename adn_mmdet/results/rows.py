@@ -30,7 +30,10 @@ POINT = ('skip', 'size', 'proposals')  # the keys of a row that tell it from all
 METRICS = {'bbox_mAP': 'box AP', 'segm_mAP': 'mask AP', 'top1': 'top-1', 'top5': 'top-5'}
 RESAMPLED = '_resampled'  # how the key ends that holds a metric of drawn test sets
 # All that a row of a latency file adds to a tested one.
-TIMES = ('ms', 'ms_p90', 'ms_iqr', 'backbone_ms', 'neck_ms', 'heads_ms', 'post_ms', 'ratio', 'ratio_low', 'ratio_high')
+TIMES = (
+    *('ms', 'ms_p90', 'ms_iqr', 'decode_ms', 'resize_ms', 'backbone_ms', 'neck_ms', 'heads_ms', 'post_ms'),
+    *('ratio', 'ratio_low', 'ratio_high', 'depth_ratio', 'mj'),
+)
 
 Row = dict[str, Any]
 PathLike = str | os.PathLike[str]
@@ -93,6 +96,8 @@ class LatencyRun:
     images: Images | None = None
     runtime: str | None = None
     artifact_sha256: str | None = None
+    size: int | None = None
+    proposals: int | None = None
 
     @property
     def images_sha256(self) -> str | None:

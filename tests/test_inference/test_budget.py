@@ -1,20 +1,23 @@
 import json
 import shutil
 import threading
-from dataclasses import asdict
 
 import pytest
 import torch
+from mmengine.config import Config
 
-from adn_mmdet import SkipConfig, UserError
+from adn_mmdet import OperatingPoint, UserError
 from adn_mmdet.cost.latency import LatencyRow
 from adn_mmdet.files import file_sha256
 from adn_mmdet.inference import AnyDepthInferencer, budget
+from adn_mmdet.input_size import default_input_size
 from adn_mmdet.results.rows import read_latency
 
 
-def latency(code, ms):
-    return LatencyRow(str(code), float(ms), *[1.0] * 9)
+def latency(point, ms):
+    """An eighth for half the size, as much as half for fewer proposals."""
+    ms = ms * (0.125 if point.size else 1) * (0.5 if point.proposals else 1)
+    return LatencyRow(str(point.skip), float(ms), *[1.0] * 9, size=point.size, proposals=point.proposals)
 
 
 @pytest.fixture
@@ -22,10 +25,11 @@ def measured(monkeypatch):
     """Measurements instead of this noisy machine's: 40 ms, less 3 or so for a skipped block."""
     calls = []
 
-    def measure(model, codes, input_size, **settings):
-        calls.append(dict(settings, codes=len(codes), input_size=list(input_size)))
+    def measure(model, points, inputs, **settings):
+        shape = default_input_size(inputs) if isinstance(inputs, Config) else inputs
+        calls.append(dict(settings, codes=len(points), points=list(map(str, points)), input_size=list(shape)))
         saved = (3.0, 6.5, 9.25, 3.1)  # of stages with 1, 2, 3 and 1 skippable blocks
-        return [latency(code, 40 - sum(s for s, flag in zip(saved, code) if flag)) for code in codes]
+        return [latency(point, 40 - sum(s for s, flag in zip(saved, point.skip) if flag)) for point in points]
 
     monkeypatch.setattr(budget, 'measure_latency', measure)
     return calls
@@ -84,6 +88,34 @@ def test_results_say_which_depth_is_best(tiny_cfg, checkpoint, sub_nets, measure
         AnyDepthInferencer(tiny_cfg, checkpoint, sub_nets=folder, metric='bbox_mAP_x', **options)
 
 
+def test_results_say_which_point_is_best(tiny_cfg, checkpoint, tmp_path, measured, shapes, capsys):
+    """Budgets choose among the points that were tested; the config's own size and proposals are not named."""
+    run = dict(
+        name='tiny', checkpoint_sha256=file_sha256(checkpoint), annotations_sha256=None, classes=['circle'],
+        num_images=1, input_size=[64, 64],
+    )  # fmt: skip
+    tested = {('FFFF', 64, 20): 0.4, ('TTTT', 64, 20): 0.3, ('FFFF', 32, 20): 0.35, ('TTTT', 32, 5): 0.2}
+    rows = [
+        dict(skip=skip, size=size, proposals=proposals, gmacs=1.0, bbox_mAP=ap)
+        for (skip, size, proposals), ap in tested.items()
+    ]
+    (tmp_path / 'sub_nets.json').write_text(json.dumps(dict(schema=2, run=run, rows=rows)))
+    inferencer = AnyDepthInferencer(tiny_cfg, checkpoint, 'cpu', sub_nets=tmp_path, cache_dir=tmp_path / 'cache')
+    chosen = [str(inferencer.choose(budget_ms=ms)) for ms in (40, 39, 5, 4.9, 1.2)]
+    assert chosen == ['FFFF', 'FFFF@32', 'FFFF@32', 'TTTT@32/5', 'TTTT@32/5']
+    assert measured[0]['points'] == ['FFFF', 'TTTT', 'FFFF@32', 'TTTT@32/5']
+    assert 'Calibrating 4 points, ' in capsys.readouterr().out
+    image = next((shapes / 'val').iterdir())
+    assert inferencer(image, budget_ms=2)['predictions'][0]['point'] == 'TTTT@32/5'
+    with pytest.raises(
+        UserError, match='no sub-network fits a budget of 1 ms: the cheapest, TTTT@32/5, takes 1.134 ms'
+    ):
+        inferencer(image, budget_ms=1)
+    with pytest.raises(UserError, match='input_size=.32, 32. is for points of one size'):
+        inferencer.calibrate((32, 32))
+    assert len(measured) == 1
+
+
 def test_results_of_other_weights_are_refused(tiny_cfg, checkpoint, sub_nets, tmp_path):
     with pytest.raises(UserError, match='cannot read .*sub_nets.json'):
         AnyDepthInferencer(tiny_cfg, checkpoint, 'cpu', sub_nets=tmp_path)
@@ -128,7 +160,7 @@ def test_the_cache(tiny_cfg, checkpoint, measured, tmp_path, monkeypatch):
     (path,) = files_after(rounds=10)
     latencies = read_latency(path)
     assert latencies.run.checkpoint_sha256 == file_sha256(checkpoint) and latencies.run.rounds == 10
-    assert latencies.rows[0] == dict(asdict(latency('FFFF', 40)), size=None, proposals=None)
+    assert latencies.rows[0] == latency(OperatingPoint.parse('FFFF'), 40).as_row()
     inferencer.cfg.model.backbone.skip = 'TTTT'  # how deep the stored skip is makes no difference
     assert files_after(rounds=5) == [path] and len(measured) == 1
     assert files_after(rounds=11) == [path] and len(measured) == 2  # more rounds: anew
@@ -191,7 +223,7 @@ def test_threads_detect_while_another_calibrates(inferencer, shapes):
     """Predictions are those of their own depth, and the parts of a depth are no more than the whole."""
     image = str(next((shapes / 'val').iterdir()))
     expected = inferencer(image, skip='TTFF')['predictions'][0]['scores']
-    inferencer.worth = {code: inferencer.worth[code] for code in (SkipConfig.super_net(4), SkipConfig.base_net(4))}
+    inferencer.worth = {point: inferencer.worth[point] for point in map(OperatingPoint.parse, ('FFFF', 'TTTT'))}
     found, done = [], threading.Event()
 
     def detect():
@@ -218,8 +250,8 @@ def test_a_cache_that_cannot_be_written_is_only_a_warning(tiny_cfg, checkpoint, 
 
 
 def test_a_real_calibration(inferencer):
-    two = [SkipConfig.super_net(4), SkipConfig.base_net(4)]
-    inferencer.worth = {code: inferencer.worth[code] for code in two}
+    two = list(map(OperatingPoint.parse, ('FFFF', 'TTTT')))
+    inferencer.worth = {point: inferencer.worth[point] for point in two}
     rows = inferencer.calibrate(rounds=1)
     assert [row['skip'] for row in rows] == ['FFFF', 'TTTT'] and all(row['ms'] > 0 for row in rows)
     with pytest.raises(UserError, match='rounds should be at least 1'):

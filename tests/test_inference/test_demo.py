@@ -20,8 +20,8 @@ def net(tiny_cfg, checkpoint, tmp_path, monkeypatch):
     """Config and checkpoint; calibrations are kept for this test, and say that a skipped stage saves 5 of 40 ms."""
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
 
-    def measure(model, codes, **settings):
-        return [LatencyRow(str(code), 40.0 - 5 * sum(code), *[1.0] * 9) for code in codes]
+    def measure(model, points, inputs, **settings):
+        return [LatencyRow(str(point.skip), 40.0 - 5 * sum(point.skip), *[1.0] * 9) for point in points]
 
     monkeypatch.setattr(budget, 'measure_latency', measure)
     return [tiny_cfg.filename, str(checkpoint)]
@@ -48,6 +48,16 @@ def test_a_folder_at_a_code_and_an_image_within_a_budget(demo, net, folder, tmp_
     assert '1 images, TTFT, median ' in capsys.readouterr().out  # skips 4 blocks; other three stages have more
     assert demo([str(next(folder.iterdir())), *argv]) == 0
     assert '1 images, FFFF, median ' in capsys.readouterr().out
+    assert demo([str(next(folder.iterdir())), *argv, '--point', 'TTFF@96/5']) == 0
+    assert '1 images, TTFF@96/5, median ' in capsys.readouterr().out
+    for wrong, message in (
+        ('TTFF@9', 'size should be the short side of the input in pixels'),
+        ('TTFF/0', 'proposals should be the number of region proposals'),
+        ('FFF@640', "'FFF' is not a skip code"),
+        ('640', "'640' is not a skip code"),
+    ):
+        fails(demo, [str(folder), *argv, '--point', wrong], capsys, message)
+    fails(demo, [str(folder), *argv, '--point', 'TTFF', '--skip', 'TTFF'], capsys, 'were both given: give one of them')
 
 
 def test_a_video_is_drawn_frame_by_frame(demo, net, video, tmp_path, capsys):
