@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -35,6 +36,7 @@ class ZeusMeter:
     """
 
     def __init__(self, device: torch.device) -> None:
+        logging.getLogger('zeus').setLevel(logging.ERROR)  # it warns that other makers' drivers are absent
         from zeus.monitor import ZeusMonitor
 
         is_gpu = device.type == 'cuda'
@@ -61,16 +63,13 @@ def find_meter(device: torch.device) -> Meter | None:
         return None
 
 
-def measure_energy(
-    calls: Mapping[Name, Callable[[], object]], images: int, meter: Meter, least: float = LEAST_SECONDS
-) -> dict[Name, float]:
+def measure_energy(calls: Mapping[Name, Callable[[], object]], images: int, meter: Meter) -> dict[Name, float]:
     """Measure the energy of functions, one after the other.
 
     Args:
         calls: what to call again and again, by name.
         images: how many one call is about.
         meter: measures it.
-        least: seconds that each is measured for.
 
     Returns:
         Millijoules an image, by name; nothing, with a warning of one line, where the meter fails.
@@ -82,7 +81,7 @@ def measure_energy(
             meter.begin()
         except Exception as error:
             return _without(error)
-        while not number or time.perf_counter() - start < least:
+        while not number or time.perf_counter() - start < LEAST_SECONDS:
             call()
             number += 1
         try:

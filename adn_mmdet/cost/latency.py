@@ -99,7 +99,7 @@ def with_references(points: Sequence[OperatingPoint]) -> list[OperatingPoint]:
 def measure_latency(
     model: nn.Module,
     points: Sequence[PointLike] | None,
-    inputs: tuple[int, int] | Config,
+    input_size: tuple[int, int] | Config,
     batch_size: int = 1,
     rounds: int = 20,
     warmup: int = 3,
@@ -116,8 +116,8 @@ def measure_latency(
     Args:
         model: a detector, or a wrapper of one.
         points: points or skip codes; None for a detector that has no depth to choose, at its config's own point.
-        inputs: a config, whose test pipeline prepares images at the size of each point; or the height and width, in
-            pixels, that all images are fitted into and padded to.
+        input_size: a config, whose test pipeline prepares images at the size of each point; or the height and width,
+            in pixels, that all images are fitted into and padded to.
         batch_size: images a call.
         rounds: timed calls of each point, in turn; those of a round are of the same images.
         warmup: untimed calls of each before.
@@ -134,8 +134,8 @@ def measure_latency(
             pipeline cannot run at.
     """
     require_counts(batch_size=batch_size, rounds=rounds)
-    if not isinstance(inputs, Config):
-        require_size(inputs)
+    if not isinstance(input_size, Config):
+        require_size(input_size)
     detector = _copy(unwrap(model)).eval()
     timed = [OperatingPoint()] if points is None else [require_point(detector, point) for point in points]
     device = next(detector.parameters()).device
@@ -144,11 +144,11 @@ def measure_latency(
     if channels_last:
         detector.to(memory_format=torch.channels_last)
     sizes = {point.size for point in timed}
-    if isinstance(inputs, Config):
-        readings = {size: Reading.of_config(inputs, size) for size in sizes}
+    if isinstance(input_size, Config):
+        readings = {size: Reading.of_config(input_size, size) for size in sizes}
+        shape = default_input_size(input_size)
     else:
-        readings = dict.fromkeys(sizes, Reading.of_shape(inputs))
-    shape = default_input_size(inputs) if isinstance(inputs, Config) else inputs
+        readings, shape = dict.fromkeys(sizes, Reading.of_shape(input_size)), input_size
     supply = partial((images or TimedImages()).supply, shape, batch_size)
     calls = _Calls(detector, device, amp, channels_last, readings)
     on_device = torch.cuda.device(device) if device.type == 'cuda' else nullcontext()

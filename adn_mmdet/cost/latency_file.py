@@ -94,7 +94,7 @@ def benchmark_latency(
     if input_size != default_input_size(cfg):
         own = OperatingPoint(None, None, own.proposals)
     points = _choose(cfg, skip, sizes, proposals, own)
-    if shape and any(point.size for point in points):
+    if shape and sizes:
         raise UserError('--shape and --sizes both say how large images are: give one of them')
     timed = find_images(cfg, images)
     where = find_device(device)

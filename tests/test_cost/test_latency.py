@@ -1,3 +1,4 @@
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -5,17 +6,27 @@ import mmcv
 import numpy as np
 import pytest
 import torch
+from mmdet.models.dense_heads import RPNHead
 from mmdet.structures import DetDataSample
+from mmengine.dataset import Compose, pseudo_collate
 from tiny import batch, build, small_images, tiny_config
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from adn_mmdet import SkipConfig, UserError, compile_stages
-from adn_mmdet.cost import latency, timing
-from adn_mmdet.cost.images import find_images
-from adn_mmdet.cost.latency import measure_latency, summarize
+from adn_mmdet import OperatingPoint, SkipConfig, UserError, compile_stages
+from adn_mmdet.cost import energy, latency, timing
+from adn_mmdet.cost.images import Reading, find_images
+from adn_mmdet.cost.latency import measure_latency, summarize, with_references
 from adn_mmdet.cost.timing import interleave, interleaved_medians
+from adn_mmdet.input_size import for_images, pipeline_at
+from adn_mmdet.points import point_in_force
 
 SUPER_AND_BASE = [SkipConfig.super_net(4), SkipConfig.base_net(4)]
+
+
+@pytest.fixture(autouse=True)
+def short_windows(monkeypatch):
+    """Energy is measured over one call."""
+    monkeypatch.setattr(energy, 'LEAST_SECONDS', 0)
 
 
 @pytest.fixture
@@ -207,28 +218,130 @@ def test_weights_are_cast_at_every_call():
 def test_a_detector_without_depths():
     (row,) = measure_latency(build(tiny_config('retinanet', 'base')), None, (64, 64), rounds=1, warmup=0)
     assert row.skip is None and row.ratio == 1
-    assert row.ms == pytest.approx(row.backbone_ms + row.neck_ms + row.heads_ms + row.post_ms)
-    assert min(row.backbone_ms, row.neck_ms, row.heads_ms, row.post_ms) > 0
+    parts = row.decode_ms, row.resize_ms, row.backbone_ms, row.neck_ms, row.heads_ms, row.post_ms
+    assert row.ms == pytest.approx(sum(parts)) and min(parts) > 0
 
 
 def test_statistics_by_hand():
-    first = np.array([[0.01, 0.004, 0.001, 0.002], [0.03, 0.006, 0.003, 0.002], [0.02, 0.005, 0.002, 0.002]])
-    row, half = summarize({'FFFF': first, 'TTTT': first / 2})
+    """Columns: the whole, decode, resize, backbone, neck, post."""
+    first = 1e-3 * np.array([[10, 1, 2, 4, 1, 2], [30, 1, 2, 6, 3, 2], [20, 1, 2, 5, 2, 2]])
+    points = map(OperatingPoint.parse, ('FFFF', 'TTTT', 'FFFF@64', 'TTTT@64'))
+    row, half, small, both = summarize(dict(zip(points, (first, first / 2, first / 4, first / 5))))
     assert (row.ms, row.ms_p90, row.ms_iqr) == pytest.approx((20, 28, 10))
-    assert (row.backbone_ms, row.neck_ms, row.post_ms, row.heads_ms) == pytest.approx((5, 2, 2, 11))
+    parts = row.decode_ms, row.resize_ms, row.backbone_ms, row.neck_ms, row.post_ms, row.heads_ms
+    assert parts == pytest.approx((1, 2, 5, 2, 2, 8))
     # The same rounds are drawn for both, so that noise which both have in common cancels out.
     assert (half.ratio, half.ratio_low, half.ratio_high) == pytest.approx((0.5, 0.5, 0.5))
+    # Beside a point stands the super-net at its own size: what depth gives there.
+    assert (both.skip, both.size, both.ratio, both.depth_ratio) == ('TTTT', 64, pytest.approx(0.2), pytest.approx(0.8))
+    assert [found.depth_ratio for found in (row, half, small)] == pytest.approx([1, 0.5, 1])
 
 
 def test_the_interval_holds_the_true_ratio_about_as_often_as_it_says():
     generator = np.random.default_rng(0)
     hits = 0
     for _ in range(100):
-        noisy = {code: mean * generator.lognormal(0, 0.2, (25, 4)) for code, mean in (('FFFF', 1.0), ('TTTT', 0.7))}
+        means = zip(map(OperatingPoint.parse, ('FFFF', 'TTTT')), (1.0, 0.7))
+        noisy = {point: mean * generator.lognormal(0, 0.2, (25, 6)) for point, mean in means}
         row = summarize(noisy)[1]
         assert row.ratio_low <= row.ratio <= row.ratio_high
         hits += row.ratio_low < 0.7 < row.ratio_high
     assert hits >= 88
+
+
+def test_what_points_are_compared_with():
+    asked = list(map(OperatingPoint.parse, ('TTTT@64', 'TFFF@64', 'TTTT@64/5')))
+    assert list(map(str, with_references(asked))) == 'FFFF FFFF@64 TTTT@64 TFFF@64 FFFF@64/5 TTTT@64/5'.split()
+    assert with_references([OperatingPoint(None, 64)]) == [OperatingPoint(), OperatingPoint(None, 64)]
+
+
+def test_points_are_timed_end_to_end(shapes, clock, monkeypatch):
+    """Images are read, resized by the test pipeline to the size of each point, and detected on with its proposals."""
+    cfg = small_images(tiny_config())
+    detector, seen, proposals = build(cfg).eval(), [], []
+    images = find_images(cfg, shapes / 'val')
+    points = list(map(OperatingPoint.parse, ('FFFF', 'TTTT@96/5')))
+    decode = Reading.decode
+
+    def slow(self, image):
+        clock.now += 0.5
+        return decode(self, image)
+
+    monkeypatch.setattr(Reading, 'decode', slow)
+    detector.backbone.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    detector.roi_head.bbox_head.register_forward_hook(lambda module, args, out: proposals.append(len(args[0])))
+    rows = measure_latency(detector, points, cfg, rounds=3, warmup=0, images=images)
+    assert [(row.skip, row.size, row.proposals, row.decode_ms, row.ms) for row in rows] == [
+        ('FFFF', None, None, 500, 500),
+        ('TTTT', 96, 5, 500, 500),
+    ]
+    assert proposals == [20, 5] * 3
+    for index, path in enumerate(images.paths[:3]):
+        for found, size in zip(seen[2 * index : 2 * index + 2], (None, 96)):
+            pipeline = Compose(for_images(pipeline_at(cfg, size)))
+            expected = detector.data_preprocessor(pseudo_collate([pipeline(path)]), False)['inputs']
+            assert torch.equal(found, expected) and found.shape[-1] == (size or 64)
+    assert point_in_force(detector) == OperatingPoint.parse('FFFF') and type(detector.rpn_head) is RPNHead
+
+
+def test_points_that_cannot_be_timed():
+    cfg = small_images(tiny_config('retinanet'))
+    for point, message in (('TTTT/300', 'RetinaNet has no number of proposals'), ('TTT', "'TTT' is not a skip code")):
+        with pytest.raises(UserError, match=message):
+            measure_latency(build(cfg), [OperatingPoint.parse(point)], cfg, rounds=1)
+    cfg.test_dataloader.dataset.pipeline[1] = dict(type='RandomChoiceResize', scales=[(64, 64)])
+    with pytest.raises(UserError, match='cannot be told a size'):
+        measure_latency(build(cfg), [OperatingPoint.parse('TTTT@64')], cfg, rounds=1)
+
+
+class FakeMeter:
+    """Says what energy was used by a clock that a test moves, and fails when it is told to."""
+
+    def __init__(self, fails_at=None, joules=lambda: 1.0):
+        self.windows, self.fails_at, self.joules = 0, fails_at, joules
+
+    def begin(self):
+        self.windows += 1
+        if self.windows == self.fails_at:
+            raise OSError('the counter is gone\nfor good')
+
+    def end(self):
+        return self.joules()
+
+
+def test_energy_stands_beside_the_times(shapes):
+    cfg = small_images(tiny_config('retinanet'))
+    meter = FakeMeter()
+    rows = measure_latency(build(cfg), SUPER_AND_BASE, cfg, rounds=1, warmup=0, meter=meter)
+    assert meter.windows == 2 and all(row.as_row()['mj'] == row.mj > 0 for row in rows)
+
+
+def test_millijoules_by_hand():
+    calls = []
+    meter = FakeMeter(joules=lambda: 0.5 * len(calls))
+    assert energy.measure_energy({'one': lambda: calls.append(1)}, 2, meter) == {'one': 250}  # one call of two
+
+
+@pytest.mark.parametrize(
+    ('meter', 'reason'),
+    [
+        (FakeMeter(fails_at=2), 'OSError: the counter is gone for good'),
+        (FakeMeter(joules=lambda: 0.0), 'it says 0.0 J'),
+    ],
+)
+def test_a_meter_that_goes_away(meter, reason):
+    """One line; times are kept, and no row has energy."""
+    cfg = small_images(tiny_config('retinanet'))
+    with pytest.warns(UserWarning, match='the energy meter fails') as warned:
+        rows = measure_latency(build(cfg), SUPER_AND_BASE, cfg, rounds=1, warmup=0, meter=meter)
+    (said,) = [str(entry.message) for entry in warned if 'meter' in str(entry.message)]
+    assert reason in said and '\n' not in said and 'times are kept' in said
+    assert all(row.ms > 0 and row.mj is None and 'mj' not in row.as_row() for row in rows)
+
+
+def test_a_machine_without_a_meter(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'zeus.monitor', None)  # as if it were not installed
+    assert energy.find_meter(torch.device('cpu')) is None
 
 
 def test_channels_last_gives_the_same_at_every_code():

@@ -1,22 +1,29 @@
 import json
-from dataclasses import asdict
 from functools import partial
 
 import pytest
 import torch
 from test_tools import fails
-from tiny import build, load_tool, tiny_config
+from tiny import build, load_tool, small_images, tiny_config
 
+from adn_mmdet import OperatingPoint
 from adn_mmdet.backbones.compiled import compile_stages
-from adn_mmdet.cost import latency_file
+from adn_mmdet.cost import energy, latency_file
 from adn_mmdet.cost.images import find_images
 from adn_mmdet.cost.latency import LatencyRow
 from adn_mmdet.files import file_sha256
+from adn_mmdet.results.rows import read_latency
 
 
 @pytest.fixture(scope='module')
 def main():
     return load_tool('benchmark').main
+
+
+@pytest.fixture(autouse=True)
+def no_meter(monkeypatch):
+    """Machines differ in whether they have one."""
+    monkeypatch.setattr(latency_file, 'find_meter', lambda device: None)
 
 
 @pytest.fixture(scope='module')
@@ -60,9 +67,12 @@ def test_table_and_file(main, config, checkpoint, shapes, tmp_path, capsys):
         channels_last=False,
         compile=False,
         rounds=1,
+        size=None,  # images are fitted into --shape
+        proposals=None,
         images=dict(source=str(shapes / 'val'), number=6, sha256=images.about()['sha256']),
     )
     names = 'skip ms ms_p90 ms_iqr backbone_ms neck_ms heads_ms post_ms ratio ratio_low ratio_high'
+    names += ' size proposals decode_ms resize_ms depth_ratio'  # no mj without a meter
     assert [' '.join(row) for row in content['rows']] == [names] * 2
     super_net, other = content['rows']
     assert (super_net['skip'], super_net['ratio'], other['skip']) == ('FFFF', 1.0, 'TTFT')
@@ -111,8 +121,56 @@ def test_the_configs_own_test_set_is_timed(main, shapes, tmp_path):
     assert (images['source'], images['number']) == (str(shapes / 'val'), 6)
 
 
+def test_points(main, shapes, tmp_path, capsys, monkeypatch):
+    """Rows name size and proposals, as those of tools/test.py; FFFF stands beside every point, and the first is it."""
+    cfg = small_images(tiny_config())
+    cfg.test_dataloader.dataset.update(data_root=f'{shapes}/', ann_file='', data_prefix=dict(img='val/'))
+    cfg.dump(tmp_path / 'points.py')
+    path = tmp_path / 'points.json'
+    argv = ['latency', str(tmp_path / 'points.py'), '--rounds', '2', '--device', 'cpu', '--json', str(path)]
+    monkeypatch.setattr(latency_file, 'find_meter', lambda device: OneJoule())
+    monkeypatch.setattr(energy, 'LEAST_SECONDS', 0)
+    assert main([*argv, '--skip', 'TTTT', '--sizes', '64,96', '--proposals', '5']) == 0
+    printed = capsys.readouterr().out
+    assert all(
+        text in printed for text in ('TTTT@96/5', 'FFFF@64/20', 'decode', 'resize', 'depth', 'mJ', 'Medians of 2')
+    )
+    results = read_latency(path)
+    points = [str(OperatingPoint.from_row(row)) for row in results.rows]
+    assert points == 'FFFF@64/20 FFFF@96/5 TTTT@96/5 FFFF@64/5 TTTT@64/5'.split()
+    assert (results.run.size, results.run.proposals, results.run.input_size) == (64, 20, [64, 64])
+    first, _, row, _, _ = results.rows
+    assert first['ratio'] == first['depth_ratio'] == 1 and row['ratio'] == row['ms'] / first['ms']
+    assert row['depth_ratio'] == row['ms'] / results.rows[1]['ms'] and row['mj'] == 1000
+    parts = ('decode', 'resize', 'backbone', 'neck', 'heads', 'post')
+    assert sum(row[f'{part}_ms'] for part in parts) == pytest.approx(row['ms'])
+    for wrong, message in (
+        (['--sizes', '31'], 'size should be the short side of the input in pixels, a whole number from 32'),
+        (['--sizes', '64', '--shape', '64', '64'], '--shape and --sizes both say how large images are: give one'),
+        (['--proposals', '0'], 'proposals should be the number of region proposals, a whole number from 1'),
+        (['--proposals', 'many'], "but got 'many'"),
+    ):
+        fails(main, [*argv, *wrong], capsys, message)
+    assert results.rows == read_latency(path).rows
+
+
+class OneJoule:
+    """A meter."""
+
+    def begin(self):
+        pass
+
+    def end(self):
+        return 1.0
+
+
+def test_proposals_of_a_detector_that_has_none(main, config, capsys):
+    argv = ['latency', config, '--rounds', '1', '--device', 'cpu', '--proposals', '300']
+    fails(main, argv, capsys, 'RetinaNet has no number of proposals to choose')
+
+
 def test_names_are_no_markup(capsys):
-    row = asdict(LatencyRow('FFFF', *[1.0] * 10))
+    row = LatencyRow('FFFF', *[1.0] * 10).as_row()
     run = dict(
         name='a[/x]b', batch_size=1, input_size=[64, 64], device='[cpu]', threads=1, amp=False, channels_last=False,
         compile=False, versions={}, rounds=1, images=dict(source='[/y]', number=1, sha256=''), checkpoint_sha256='0',

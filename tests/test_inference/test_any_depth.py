@@ -1,3 +1,4 @@
+import copy
 import os
 import shutil
 import threading
@@ -13,7 +14,7 @@ import torch
 from mmdet.apis import DetInferencer, inference_detector, init_detector
 from tiny import ROOT, build, small_images, tiny_config
 
-from adn_mmdet import SkipConfig, UserError, set_skip
+from adn_mmdet import SkipConfig, UserError, set_point, set_skip, using_point
 from adn_mmdet.inference import AnyDepthInferencer, strict
 from adn_mmdet.inference.video import Video
 
@@ -52,9 +53,66 @@ def test_without_a_skip_it_is_mmdets_inferencer(inferencer, tiny_cfg, checkpoint
         set_skip(inferencer.model, code)
         set_skip(stock.model, code)
         (expected,) = stock(image)['predictions']
-        assert predict(inferencer, image) == [{**expected, 'skip': code}]
+        assert predict(inferencer, image) == [{**expected, 'skip': code, 'point': code}]
         with inferencer.backbone.using_skip('TTTT'):
             assert predict(inferencer, image) == predict(inferencer, image, skip='TTTT')
+
+
+def at_point(tiny_cfg, checkpoint, image, size, proposals, code):
+    """What mmdet finds where the config itself says the size and the number of proposals."""
+    cfg = copy.deepcopy(tiny_cfg)
+    cfg.model.test_cfg.rpn.max_per_img, cfg.model.backbone.skip = proposals, code
+    cfg.test_dataloader.dataset.pipeline[1].scale = (size, size)
+    return DetInferencer(cfg, str(checkpoint), 'cpu', show_progress=False)(image)['predictions'][0]
+
+
+def test_points_are_what_a_config_that_says_so_finds(inferencer, tiny_cfg, checkpoint, image):
+    """To the bit; by the argument, inside using_point, and stored."""
+    expected = at_point(tiny_cfg, checkpoint, image, 96, 5, 'TTFF')
+    expected = [{**expected, 'skip': 'TTFF', 'point': 'TTFF@96/5'}]
+    assert len(expected[0]['scores']) > 0
+    own = predict(inferencer, image)
+    assert predict(inferencer, image, point='TTFF@96/5') == expected != own
+    with using_point(inferencer.model, 'TTFF@96/5'):
+        assert predict(inferencer, image) == expected
+        (at_depth,) = predict(inferencer, image, skip='FFFF')
+        assert at_depth['point'] == 'FFFF@96/5'
+        assert predict(inferencer, image, point='FFFF') == own  # what is left out is the config's own
+    assert predict(inferencer, image) == own
+    set_point(inferencer.model, 'TTFF@96/5')
+    assert predict(inferencer, image) == expected
+    assert str(inferencer.choose(point='@64')) == 'TTFF@64'
+
+
+def test_threads_detect_at_their_own_points(inferencer, image):
+    points = ['FFFF', 'FFFF@96', 'TTTT@32/5', 'FFFF/5']
+    expected, found = {point: predict(inferencer, image, point=point) for point in points}, {}
+
+    def run(point):
+        found[point] = [predict(inferencer, image, point=point) for _ in range(2)]
+
+    threads = [threading.Thread(target=run, args=(point,)) for point in points]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {point: [one] * 2 for point, one in expected.items()}
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (dict(point='TTFF@9'), 'size should be the short side'),
+        (dict(point='TTFF/0'), 'proposals should be the number'),
+        (dict(point='TTF'), "'TTF' is not a skip code"),
+        (dict(point=''), "'' is not an operating point"),
+        (dict(point='TTFF', skip='TTFF'), 'skip=TTFF and point=TTFF were both given: give one of them'),
+        (dict(point='TTFF', budget_ms=5), 'point=TTFF and budget_ms=5 were both given: give one of them'),
+    ],
+)
+def test_points_that_are_none(inferencer, image, arguments, message):
+    with pytest.raises(UserError, match=message):
+        inferencer(image, **arguments)
 
 
 def test_every_kind_of_input(inferencer, shapes, tmp_path):

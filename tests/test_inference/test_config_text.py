@@ -40,7 +40,7 @@ def test_weights_bring_their_config(inferencer, with_config, shapes, where):
     (expected,) = DetInferencer(weights=str(weights), device='cpu', show_progress=False)(image)['predictions']
     alone = AnyDepthInferencer(weights=weights, device='cpu', show_progress=False)
     (found,) = alone(image)['predictions']
-    assert {**expected, 'skip': 'FFFF', 'ms': found['ms']} == found and found['scores']
+    assert {**expected, 'skip': 'FFFF', 'point': 'FFFF', 'ms': found['ms']} == found and found['scores']
     assert alone(image, skip='TTTT')['predictions'][0]['skip'] == 'TTTT'
     assert alone.model.dataset_meta['classes'] == inferencer.model.dataset_meta['classes']
     assert alone.input_size == inferencer.input_size
