@@ -27,6 +27,7 @@ setup(
         'tests': ['pytest'],
         'weights': ['gdown'],
         'onnx': ['onnx'],
+        'energy': ['zeus'],
         'cls': ['mmpretrain==1.2.0'],
         'cam': [
             'scikit-learn',

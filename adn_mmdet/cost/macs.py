@@ -87,13 +87,16 @@ def count_costs(
     return [cost.total for cost in count_costs_by_part(model, codes, input_size, proposals)]
 
 
-def count_costs_of_points(model: nn.Module, points: Sequence[OperatingPoint], cfg: Config) -> list[CostByPart]:
-    """Count the cost of each operating point for one image, at the input size that a config's test pipeline has for it.
+def count_costs_of_points(
+    model: nn.Module, points: Sequence[OperatingPoint], input_size: Config | tuple[int, int]
+) -> list[CostByPart]:
+    """Count the cost of each operating point for one image.
 
     Args:
         model: a detector, or a wrapper of one.
         points: their codes are None for a detector that has no depth to choose.
-        cfg: its config.
+        input_size: its config, whose test pipeline has an input size for each point; or a height and width in pixels,
+            whatever the size of a point.
 
     Returns:
         One cost a point; what is traced depends on size and proposals alone, and is traced once.
@@ -105,7 +108,8 @@ def count_costs_of_points(model: nn.Module, points: Sequence[OperatingPoint], cf
     for size, proposals in dict.fromkeys((point.size, point.proposals) for point in points):
         alike = [point for point in points if (point.size, point.proposals) == (size, proposals)]
         codes = [point.skip for point in alike if point.skip]
-        counted = count_costs_by_part(model, codes or None, default_input_size(cfg, size), proposals)
+        shape = default_input_size(input_size, size) if isinstance(input_size, Config) else input_size
+        counted = count_costs_by_part(model, codes or None, shape, proposals)
         costs.update(zip(alike, counted if codes else counted * len(alike)))
     return [costs[point] for point in points]
 

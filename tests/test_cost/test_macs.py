@@ -138,8 +138,25 @@ def test_script_prints_and_saves_what_is_counted(narrow_config, tmp_path, capsys
     assert 'backbone' in (printed := capsys.readouterr().out) and 'TTTT' in printed
     saved = json.loads(result.read_text())
     costs = count_costs_by_part(build(tiny_config()), CODES, (64, 96))
-    assert saved['rows'] == [{'skip': str(code), **asdict(cost)} for code, cost in zip(CODES, costs)]
+    about = dict(size=None, proposals=1000)  # --shape is none of the test pipeline's sizes
+    assert saved['rows'] == [{'skip': str(code), **about, **asdict(cost)} for code, cost in zip(CODES, costs)]
     assert saved['shape'] == [64, 96]
+
+
+def test_script_counts_points(narrow_config, tmp_path, capsys):
+    main, config, path = load_tool('complexity').main, narrow_config(), tmp_path / 'points.json'
+    argv = [config, '--skip', 'FFFF,TTTT', '--cfg-options', 'test_dataloader.dataset.pipeline.1.scale=(96,64)']
+    assert main([*argv, '--sizes', '64,32', '--proposals', '7', '--json', str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert all(f' {point} ' in printed for point in ('FFFF@64/7', 'TTTT@64/7', 'FFFF@32/7', 'TTTT@32/7'))
+    rows = json.loads(path.read_text())['rows']
+    assert [(row['skip'], row['size'], row['proposals']) for row in rows[1:3]] == [('TTTT', 64, 7), ('FFFF', 32, 7)]
+    gmacs = [row['gmacs'] for row in rows]
+    assert gmacs == sorted(gmacs, reverse=True)
+    assert main([*argv, '--proposals', '1000', '--json', str(path)]) == 0
+    assert all(row['size'] == 64 for row in json.loads(path.read_text())['rows'])
+    fails(main, [*argv, '--sizes', '31'], capsys, 'size should be the short side of the input')
+    fails(main, [*argv, '--sizes', '64', '--shape', '64', '64'], capsys, '--shape and --sizes both say')
 
 
 def test_script_needs_no_data_and_writes_no_folder(elsewhere, capsys):
