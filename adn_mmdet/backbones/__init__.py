@@ -4,6 +4,8 @@ from .features import extract_feats, unwrap
 from .mobilenet_v2 import AdaptiveDepthMobileNetV2, ShallowMobileNetV2
 from .resnet import AdaptiveDepthRegNet, AdaptiveDepthResNet, AdaptiveDepthResNeXt, ShallowResNet
 from .sharing import sharing
+from .simple_pyramid import SimpleFeaturePyramid
+from .ssd_head import PredictingSSDHead
 from .swin import AdaptiveDepthSwin
 from .vit import AdaptiveDepthViT
 
@@ -15,8 +17,10 @@ __all__ = [
     'AdaptiveDepthResNet',
     'AdaptiveDepthSwin',
     'AdaptiveDepthViT',
+    'PredictingSSDHead',
     'ShallowMobileNetV2',
     'ShallowResNet',
+    'SimpleFeaturePyramid',
     'compile_stages',
     'extract_feats',
     'find_backbone',

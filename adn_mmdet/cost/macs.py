@@ -5,9 +5,11 @@ One MAC is one multiplication and one addition; the detection literature calls M
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from mmdet.models.detectors import SingleStageDetector, TwoStageDetector
@@ -173,6 +175,7 @@ def _trace(
         channels = next(module.in_channels for module in detector.modules() if isinstance(module, nn.Conv2d))
         image = torch.zeros(1, channels, *input_size, device=parameter.device, dtype=parameter.dtype)
         counter = FlopAnalyzer(wrapped, image).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        counter.set_op_handle('aten::scaled_dot_product_attention', _attention_macs)
         with torch.no_grad(), at_super_net:
             macs = counter.by_module()
     finally:
@@ -183,6 +186,12 @@ def _trace(
 
 def _num_proposals(detector: nn.Module) -> int:
     return (getattr(detector, 'test_cfg', None) or {}).get('rpn', {}).get('max_per_img', 1000)
+
+
+def _attention_macs(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
+    """Those of queries by keys and of weights by values, which mmengine does not count; (…, L, C) each."""
+    queries, keys, values = (value.type().sizes() for value in inputs[:3])
+    return math.prod(queries) * keys[-2] + math.prod(queries[:-1]) * keys[-2] * values[-1]
 
 
 def _count_parameters(modules: Iterable[nn.Module]) -> int:
