@@ -39,7 +39,7 @@ def explain(error: BaseException) -> str:
         return str(error)
     frames = list(traceback.walk_tb(error.__traceback__))
     text = _text(error)
-    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "can't allocate memory" in text:
+    if is_out_of_memory(error):
         return MEMORY.format(text or 'MemoryError')
     if isinstance(error, OSError) and error.errno:
         return _explain_system(error)
@@ -62,6 +62,11 @@ def explain(error: BaseException) -> str:
     where = f'{owner}: ' if owner else ''
     hint = _hint(config, text)
     return f'{where}{type(error).__name__}: {text}{hint} ({_place(frames)}; {DEBUG}=1 shows the traceback)'
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: of Python, of a GPU, or of torch on the CPU."""
+    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "can't allocate memory" in _text(error)
 
 
 def explain_reading(error: Exception, path: str) -> str:

@@ -19,7 +19,7 @@ from .errors import UserError
 TOP_LEVEL = (Runner, 'backend_args', 'compile', 'custom_imports', 'efficient_conv_bn_eval', 'find_unused_parameters',
              'model_wrapper_cfg', 'sync_bn', 'tta_model', 'tta_pipeline')  # fmt: skip
 DATALOADER = (DataLoader, 'dataset', 'num_batch_per_epoch')
-EVALUATION = ('type', 'fp16', 'skips')
+EVALUATION = ('type', 'fp16', 'skips', 'sizes', 'proposals', 'points')
 READERS: dict[str, tuple[Any, ...]] = {
     '': TOP_LEVEL,
     'train_dataloader': DATALOADER,

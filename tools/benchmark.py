@@ -55,12 +55,14 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     latency.add_argument('--allow-untrained', action='store_true', help='skipped depths of weights without their norms')
     latency.add_argument('--allow-mismatch', action='store_true', help='weights that are missing or left over')
     latency.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides of the config')
-    one_pass = add(run_one_pass, 'one-pass', 'all depths in one pass against one by one', (400, 640), 1, 30)
+    one_pass = add(run_one_pass, 'one-pass', 'all points in one pass against one by one', (400, 640), 1, 30)
     one_pass.add_argument('config', help='config file, such as configs/mask_rcnn_r50_adn_1x_coco.py')
     one_pass.add_argument(
         'checkpoint', nargs='?', help='weights; without, untrained ones of one class that detect a fixed number'
     )
     one_pass.add_argument('--skip', default='all', help='a comma list of codes, or all')
+    one_pass.add_argument('--sizes', help='short sides of the input in pixels, such as 400,320,240')
+    one_pass.add_argument('--proposals', help='numbers of region proposals, such as 1000,300,100')
     one_pass.add_argument('--images', help='a folder of images; without, noise')
     backbone = add(run_backbone, 'backbone', 'the backbone alone, and the switch of depths', (320, 320), 1, 60)
     backbone.add_argument('--depth', type=int, default=50, help='50 or 101')

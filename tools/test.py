@@ -1,4 +1,4 @@
-"""Test a detector at one or more depths; mmdet's flags and --skip."""
+"""Test a detector at operating points: depths, input sizes and numbers of proposals; the other flags are mmdet's."""
 
 from __future__ import annotations
 
@@ -20,9 +20,14 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         '--skip', help="depths to test: a code (TTTT), a comma list of codes (FFFF,TTTT), or all; default the config's"
     )
-    parser.add_argument('--out', help='dump predictions to this .pkl file (of several depths: one file each)')
+    parser.add_argument('--sizes', help="short sides of the input in pixels, such as 800,640; default the config's")
+    parser.add_argument(
+        '--proposals',
+        help="numbers of region proposals of a two-stage detector, such as 1000,300; default the config's",
+    )
+    parser.add_argument('--out', help='dump predictions to this .pkl file (of several points: one file each)')
     parser.add_argument('--show', action='store_true', help='show predictions')
-    parser.add_argument('--show-dir', help='save painted images here (of several depths: a folder each)')
+    parser.add_argument('--show-dir', help='save painted images here (of several points: a folder each)')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds between shown images')
     parser.add_argument('--amp', action='store_true', help='mixed precision: float16 on a GPU, bfloat16 on the CPU')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation (boxes only)')
@@ -59,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         allow_mismatch=args.allow_mismatch,
         norms=args.norms,
         amp=args.amp,
+        sizes=args.sizes,
+        proposals=args.proposals,
     )
 
 

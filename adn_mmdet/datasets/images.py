@@ -100,17 +100,17 @@ def name_unreadable(loader: DataLoader) -> DataLoader:
             f'a run of 0 iterations: {len(loader.dataset)} images make no batch of {loader.batch_size}: take a smaller '
             'batch_size, or drop_last=False'
         )
-    for dataset in _data_sets(loader.dataset):
+    for dataset in data_sets(loader.dataset):
         transforms = dataset.pipeline.transforms
         transforms[:] = [(_Read if isinstance(t, LoadImageFromFile) else _Named)(t) for t in transforms]
     return loader
 
 
-def _data_sets(dataset: Any) -> Iterator[Any]:
+def data_sets(dataset: Any) -> Iterator[Any]:
     """The data sets with a pipeline inside wrappers."""
     inner = getattr(dataset, 'datasets', None) or [part for part in [getattr(dataset, 'dataset', None)] if part]
     for part in inner:
-        yield from _data_sets(part)
+        yield from data_sets(part)
     if not inner and hasattr(getattr(dataset, 'pipeline', None), 'transforms'):
         yield dataset
 

@@ -1,4 +1,4 @@
-"""What a test writes beside its metrics: where it goes for each sub-network, and whether it can go there."""
+"""What a test writes beside its metrics: where it goes for each operating point, and whether it can go there."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mmengine.runner import Runner
 from ..config import require_output, require_writable
 from ..errors import UserError
 from ..files import write_atomically
-from ..skip_config import SkipConfig
+from ..operating_point import OperatingPoint
 
 PAINTED = '.painted'  # in a folder of pictures: the names of those that were painted
 ENDINGS = {'test_out_dir': '', 'out_file_path': '', 'outfile_prefix': '.bbox.json'}
@@ -30,18 +30,18 @@ class Output:
     Attributes:
         writer: the hook or metric.
         attribute: where it has the path.
-        path: as it is without sub-networks.
+        path: as it is of one point.
     """
 
     writer: Any
     attribute: str
     path: str
 
-    def path_of(self, code: SkipConfig | None) -> str:
-        """The path for one of several sub-networks: a folder, or a file, of its own."""
-        path = Path(self.path).absolute()
-        own = path / str(code) if self.attribute == 'test_out_dir' else path.with_stem(f'{path.stem}_{code}')
-        return str(own if code else path)
+    def path_of(self, point: OperatingPoint) -> str:
+        """The path for one of several points: a folder or a file of its own, such as ``found_TTFF@640-300.pkl``."""
+        path, name = Path(self.path).absolute(), str(point).replace('/', '-')
+        own = path / name if self.attribute == 'test_out_dir' else path.with_stem(f'{path.stem}_{name}')
+        return str(own if name else path)
 
 
 def outputs_asked(runner: Runner, evaluator: Evaluator) -> list[Output]:
@@ -56,14 +56,14 @@ def outputs_asked(runner: Runner, evaluator: Evaluator) -> list[Output]:
     return outputs
 
 
-def require_outputs(outputs: Sequence[Output], codes: Sequence[SkipConfig | None], dataset: BaseDataset) -> None:
+def require_outputs(outputs: Sequence[Output], points: Sequence[OperatingPoint], dataset: BaseDataset) -> None:
     """Make sure that all can be written, over nothing but what a test has written; folders are made.
 
     Raises:
         UserError: it cannot, or pictures would be painted over others'.
     """
     for output in outputs:
-        paths = [output.path_of(code if len(codes) > 1 else None) for code in codes]
+        paths = [output.path_of(point) for point in points] if len(points) > 1 else [output.path]
         if output.attribute == 'test_out_dir':
             _require_room(output.path, paths, dataset)
         else:

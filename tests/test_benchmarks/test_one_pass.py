@@ -1,11 +1,11 @@
 from itertools import islice
 
 import pytest
-from benchmarks.one_pass import detect_a_fixed_number, initialize, one_pass_calls
+from benchmarks.one_pass import detect_a_fixed_number, initialize, one_pass_calls, time_one_pass
 from test_backbones.test_sharing import count_runs
 from tiny import build, tiny_config
 
-from adn_mmdet import SkipConfig
+from adn_mmdet import OperatingPoint, SkipConfig
 from adn_mmdet.cost.images import TimedImages
 
 CODES = [SkipConfig.parse(code) for code in ('FFFF', 'FFTT', 'TTTT')]
@@ -16,13 +16,14 @@ def test_what_is_timed(kind):
     cfg = tiny_config(kind)
     detect_a_fixed_number(cfg)
     detector = build(cfg).eval()
-    batches = list(islice(TimedImages().batches((64, 64)), 2))
-    initialize(detector, batches)
+    images = list(islice(TimedImages().batches((64, 64)), 2))
+    initialize(detector, images)
+    points, batches = OperatingPoint.product(CODES), [{None: batch} for batch in images]
     mean = dict(detector.named_buffers())['backbone.layer1.0.bn1_skip.running_mean']
     assert mean.abs().max() > 0
     runs = count_runs(detector)
     found = {}
-    for name, call in one_pass_calls(detector, CODES, batches).items():
+    for name, call in one_pass_calls(detector, points, batches).items():
         runs.clear()
         found[name] = [call(), call()], runs['block'], runs['stem']
     blocks = 2 * (16 + 12 + 9), 2 * (16 + 3 + 2 + 9)  # FFFF, FFTT, TTTT: apart, and what a common prefix leaves
@@ -31,3 +32,12 @@ def test_what_is_timed(kind):
     assert found['detector, one by one'][0] == found['detector, in one pass'][0]
     most = (cfg.model.test_cfg.get('rcnn') or cfg.model.test_cfg).max_per_img
     assert all(0 < number <= most * len(CODES) for number in found['detector, in one pass'][0])
+
+
+def test_sizes_and_proposals(capsys):
+    cfg = tiny_config()
+    seconds, ratios = time_one_pass(
+        cfg, None, 'FFFF,TTTT', None, (64, 96), 1, rounds=1, sizes='64,48', proposals='40,10'
+    )
+    assert '8 points' in capsys.readouterr().out
+    assert len(seconds) == 4 and len(ratios) == 2 and all(value > 0 for value in seconds.values())

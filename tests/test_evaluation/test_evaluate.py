@@ -14,10 +14,11 @@ import mmengine.fileio
 import pytest
 import torch
 from conftest import DEMO_CONFIG
+from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmengine.config import Config
 from tiny import load_tool
 
-from adn_mmdet import ExactCocoMetric
+from adn_mmdet import AdaptiveDepthResNet, ExactCocoMetric, OperatingPoint
 from adn_mmdet.evaluation.evaluate import _numbers
 from adn_mmdet.evaluation.loops import SubNetLoop
 from adn_mmdet.evaluation.outputs import AtomicDump
@@ -49,10 +50,10 @@ def rows(tmp_path):
 
 @pytest.fixture
 def passes(monkeypatch):
-    """The codes of every batch that is tested."""
+    """The points of every batch that is tested."""
     seen = []
     run_iter = SubNetLoop.run_iter
-    monkeypatch.setattr(SubNetLoop, 'run_iter', lambda self, *args: (seen.append(self.codes), run_iter(self, *args)))
+    monkeypatch.setattr(SubNetLoop, 'run_iter', lambda self, *args: (seen.append(self.points), run_iter(self, *args)))
     return seen
 
 
@@ -92,7 +93,7 @@ def test_a_stopped_run_keeps_its_rows_and_a_rerun_takes_up_there(test, rows, pas
     assert list(kept) == CODES[:2]
     passes.clear()
     assert test('--skip', ALL) == 0
-    assert {tuple(map(str, codes)) for codes in passes} == {('TTTT',)}
+    assert {tuple(map(str, points)) for points in passes} == {('TTTT',)}
     assert list(rows()) == CODES and all(rows()[code] == row for code, row in kept.items())
 
 
@@ -109,7 +110,7 @@ def test_only_what_is_missing_is_tested(test, rows, passes, capsys):
     first = rows()
     passes.clear()
     assert test('--skip', ALL) == 0
-    assert {tuple(map(str, codes)) for codes in passes} == {('TTFF',)}
+    assert {tuple(map(str, points)) for points in passes} == {('TTFF',)}
     assert 'FFFF, TTTT: in ' in capsys.readouterr().out
     assert list(rows()) == CODES and all(rows()[code] == row for code, row in first.items())
     passes.clear()
@@ -285,3 +286,110 @@ def test_what_is_replaced_is_said(test, tmp_path):
 def test_a_number_is_lost_for_no_name():
     numbers = {'a/mAP': 0.5, 'b/mAP': torch.tensor(0.25), 'c/list': [1], 'c/none': float('nan'), 'c/x/y': 1, 'z': 2}
     assert _numbers(numbers) == {'mAP': 0.5, 'b/mAP': 0.25, 'none': None, 'x/y': 1, 'z': 2}
+
+
+def points_in(tmp_path):
+    return {str(OperatingPoint.from_row(row)): row for row in read(tmp_path)['rows']}
+
+
+POINTS = ['--skip', 'FFFF,TTTT', '--sizes', '64,32', '--proposals', '20,5']
+
+
+def test_points_equal_runs_of_their_own(test, tmp_path, monkeypatch):
+    """Rows, costs and predictions; an image is decoded once, and a size is preprocessed once."""
+    decoded, stems = [], []
+    decode = mmcv.imfrombytes
+    monkeypatch.setattr('mmcv.imfrombytes', lambda *args, **kwargs: (decoded.append(1), decode(*args, **kwargs))[1])
+    preprocess = DetDataPreprocessor.forward
+    monkeypatch.setattr(
+        DetDataPreprocessor, 'forward', lambda self, *args: (stems.append(1), preprocess(self, *args))[1]
+    )
+    options = ['model.test_cfg.rcnn.score_thr=0.0', 'test_dataloader.num_workers=0']
+    options.append('test_dataloader.persistent_workers=False')
+    assert test(*POINTS, '--out', str(tmp_path / 'found.pkl'), options=options) == 0
+    assert len(decoded) == 2 and len(stems) == 2 * 2
+    together = points_in(tmp_path)
+    names = [f'{code}@{size}/{number}' for size in (64, 32) for number in (20, 5) for code in ('FFFF', 'TTTT')]
+    assert list(together) == names
+    for name in (names[2], names[-1]):
+        code, size, number = name.replace('@', '/').split('/')
+        argv = ['--skip', code, '--sizes', size, '--proposals', number]
+        file = tmp_path / f'{code}{size}{number}.pkl'
+        assert test(*argv, '--out', str(file), '--work-dir', str(tmp_path / file.stem), options=options) == 0
+        (alone,) = json.loads((tmp_path / file.stem / 'sub_nets.json').read_text())['rows']
+        assert alone == together[name]
+        shared = pickle.loads((tmp_path / f'found_{code}@{size}-{number}.pkl').read_bytes())
+        for one, other in zip(pickle.loads(file.read_bytes()), shared, strict=True):
+            one, other = one['pred_instances'], other['pred_instances']
+            assert len(one['scores']) and one['masks'] == other['masks']
+            assert all(torch.equal(one[key], other[key]) for key in ('bboxes', 'scores', 'labels'))
+    gmacs = [together[name]['gmacs'] for name in names]
+    assert gmacs[0] > gmacs[1] > gmacs[3] and gmacs[0] > gmacs[2] and gmacs[0] > gmacs[4]
+
+
+def test_points_are_taken_up_and_own_ones_are_known(test, tmp_path, passes, capsys):
+    assert test('--skip', 'TTTT') == 0  # at the config's own size and proposals
+    (own,) = read(tmp_path)['rows']
+    size, proposals = own['size'], own['proposals']
+    passes.clear()
+    argv = ['--skip', 'TTTT', '--sizes', f'{size},48', '--proposals', f'{proposals}']
+    assert test(*argv) == 0
+    assert [str(point) for point in passes[0]] == ['TTTT@48'] and 'TTTT: in ' in capsys.readouterr().out
+    assert list(points_in(tmp_path)) == [f'TTTT@{size}/{proposals}', f'TTTT@48/{proposals}']
+    passes.clear()
+    assert test(*argv, '--proposals', '5') == 0
+    assert [str(point) for point in passes[0]] == ['TTTT/5', 'TTTT@48/5'] and len(points_in(tmp_path)) == 4
+
+
+def test_points_of_the_config(test, tmp_path, refused):
+    options = ['test_cfg.sizes=[64,48]', 'test_cfg.proposals=5']
+    assert test('--skip', 'FFFF', options=options) == 0
+    assert list(points_in(tmp_path)) == ['FFFF@64/5', 'FFFF@48/5']
+    assert test('--skip', 'FFFF', '--sizes', '48,64', options=options) == 0  # the same ones
+    refused('--sizes 64 and test_cfg.sizes=[64, 48] of the config disagree', '--sizes', '64', options=options)
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (['--sizes', '31'], 'a whole number from 32 to'),
+        (['--sizes', 'nan'], "but got 'nan'"),
+        (['--sizes', '64,'], "but got ''"),
+        (['--sizes', '-64'], "but got '-64'"),
+        (['--sizes', '10000000'], 'but got 10000000'),
+        (['--proposals', '0'], 'but got 0'),
+        (['--proposals', '10.5'], "but got '10.5'"),
+    ],
+)
+def test_points_that_are_no_points(refused, arguments, message):
+    refused(message, *arguments)
+
+
+def test_a_size_that_does_not_fit_is_one_line_and_the_others_are_kept(test, tmp_path, capsys, monkeypatch):
+    forward = AdaptiveDepthResNet.forward
+
+    def small(self, x, *args, **kwargs):
+        if x.shape[-1] > 96 and x.any():  # counting runs on zeros
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        return forward(self, x, *args, **kwargs)
+
+    monkeypatch.setattr(AdaptiveDepthResNet, 'forward', small)
+    assert test('--skip', 'FFFF,TTTT', '--sizes', '64,256') == 2
+    error = capsys.readouterr().err
+    message = 'error: not enough memory for 2 points, at @256 (DefaultCPUAllocator'
+    assert error.splitlines()[-1].startswith(message) and 'Traceback' not in error
+    assert [row['size'] for row in read(tmp_path)['rows']] == [64, 64]
+
+
+def test_a_size_too_large_to_be_counted_is_given_up_before_the_test(test, tmp_path, capsys, monkeypatch):
+    forward = AdaptiveDepthResNet.forward
+
+    def small(self, x, *args, **kwargs):
+        if x.shape[-1] > 96:
+            raise torch.cuda.OutOfMemoryError('CUDA out of memory')
+        return forward(self, x, *args, **kwargs)
+
+    monkeypatch.setattr(AdaptiveDepthResNet, 'forward', small)
+    assert test('--skip', 'FFFF', '--sizes', '64,256') == 2
+    assert 'not enough memory for 1 points, at @256 (CUDA out of memory)' in capsys.readouterr().err.splitlines()[-1]
+    assert [row['size'] for row in read(tmp_path)['rows']] == [64]

@@ -73,19 +73,23 @@ def test_every_code_inside_one_epoch(net, loop, mode):
         'TTTT/coco/depths': ['TTTT', 'TTTT'],
     }
     around = f'before_{mode}', f'before_{mode}_epoch', f'after_{mode}_epoch', f'after_{mode}'
-    assert calls(runner) == [*around[:2], 'after_sub_net', 'after_sub_net', *around[2:]]
+    assert calls(runner) == [*around[:2], 'after_point', 'after_point', *around[2:]]
     assert calls(runner, 'iter') == [f'before_{mode}_iter', f'after_{mode}_iter'] * 2
-    told = [call.kwargs for call in runner.call_hook.call_args_list if call.args[0] == 'after_sub_net']
-    assert [(str(call['code']), call['metrics']['coco/bbox_mAP']) for call in told] == [('FFFF', 0), ('TTTT', 1)]
+    told = [call.kwargs for call in runner.call_hook.call_args_list if call.args[0] == 'after_point']
+    assert [(str(call['point']), call['metrics']['coco/bbox_mAP']) for call in told] == [('FFFF', 0), ('TTTT', 1)]
     assert runner.call_hook.call_args_list[-2].kwargs == dict(metrics=metrics)
     assert not net.training and str(net.backbone.resolve_skip()) == 'FFFF'
 
 
+def points_of(*arguments, **settings):
+    return [str(point) for point in loop_of(*arguments, **settings)[0].points]
+
+
 def test_which_codes(net):
-    assert loop_of(net)[0].codes == [SkipConfig.parse('FFFF'), SkipConfig.parse('TTTT')]
-    assert loop_of(net, loop=SubNetTestLoop)[0].codes == loop_of(net, 'all')[0].codes == SkipConfig.all(4)
-    assert [str(code) for code in loop_of(net, ['ttff', 'TTTT', 'TTFF'])[0].codes] == ['TTFF', 'TTTT']
-    assert [str(code) for code in loop_of(net, 'ttff,TTTT')[0].codes] == ['TTFF', 'TTTT']
+    assert points_of(net) == ['FFFF', 'TTTT']
+    assert points_of(net, loop=SubNetTestLoop) == points_of(net, 'all') == [str(code) for code in SkipConfig.all(4)]
+    assert points_of(net, ['ttff', 'TTTT', 'TTFF']) == ['TTFF', 'TTTT']
+    assert points_of(net, 'ttff,TTTT') == ['TTFF', 'TTTT']
 
 
 class Keep(BaseMetric):

@@ -1,4 +1,4 @@
-"""Peak memory of testing depths on drawn masks: python tools/benchmarks/results_memory.py NUM_IMAGES NUM_CODES."""
+"""Peak memory of testing points on drawn masks: python tools/benchmarks/results_memory.py NUM_IMAGES NUM_POINTS."""
 
 import resource
 import sys
@@ -14,8 +14,9 @@ from mmengine.structures import InstanceData
 from pycocotools import mask as coco_mask
 from torch import nn
 
-from adn_mmdet import AdaptiveDepthResNet, ExactCocoMetric, SubNetTestLoop
+from adn_mmdet import ExactCocoMetric, SubNetTestLoop
 from adn_mmdet.datasets.parsed import as_coco
+from adn_mmdet.export.artifact import ArtifactBackbone
 
 # An image of COCO, and the most that is kept of one; its detections are drawn from so many.
 CLASSES, OBJECTS, DETECTIONS, HEIGHT, WIDTH, DRAWN = 80, 7, 100, 480, 640, 20
@@ -51,7 +52,7 @@ class _Drawn(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.backbone = AdaptiveDepthResNet(50, base_channels=8)
+        self.backbone = ArtifactBackbone(num_stages=8)  # 256 codes, in the place of as many points
         self.drawn = [_masks(DETECTIONS) for _ in range(DRAWN)]
 
     def test_step(self, image_id: int) -> list[DetDataSample]:
@@ -72,13 +73,13 @@ class _Named(list[int]):
     metainfo = dict(classes=[str(number) for number in range(CLASSES)])
 
 
-def main(num_images: int, num_codes: int) -> None:
+def main(num_images: int, num_points: int) -> None:
     """Print the peak memory when all is read, and after each evaluation."""
     np.random.seed(0)
     started = time.monotonic()
 
     def say(event: str, **kwargs: Any) -> None:
-        if event in ('before_test', 'after_sub_net', 'after_test'):
+        if event in ('before_test', 'after_point', 'after_test'):
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
             print(f'{event}: peak {peak:.2f} GiB, {time.monotonic() - started:.0f} s', flush=True)
 
@@ -88,7 +89,7 @@ def main(num_images: int, num_codes: int) -> None:
     runner = MagicMock(spec=['model', 'hooks', 'work_dir', 'call_hook', 'visualizer', 'logger'])
     runner.model, runner.hooks, runner.work_dir, runner.call_hook = _Drawn(), [], '.', say
     loop = SubNetTestLoop(runner, images, Evaluator([metric]))
-    loop.codes = loop.codes[:num_codes]
+    loop.points = loop.points[:num_points]
     loop.run()
 
 
