@@ -16,7 +16,7 @@ from tiny import ROOT, load_tool
 PAGES = {path.stem: path.read_text(encoding='utf-8') for path in (ROOT / 'README.md', *ROOT.glob('docs/*.md'))}
 WORK_DIR = f'work_dirs/{DETECTOR}'
 NEED_A_CLUSTER = ('bash tools/dist_', 'srun ')  # tests/test_dist_scripts.py runs those scripts
-TAKE_MINUTES = ('python tools/benchmarks/ablations.py',)
+TAKE_MINUTES = ('python tools/benchmarks/ablations.py', 'python tools/benchmarks/fashion_')
 
 
 def blocks(page, kind=''):

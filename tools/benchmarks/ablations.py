@@ -78,7 +78,10 @@ ROWS = {
     **rows_of('width 2, SGD: ', 2, 'std_spatial x10, no truth;prediction, no truth', **SGD),
     **rows_of('width 16: ', 16, 'R50;R50-Base'),
     **rows_of('P3: ', 2, 'R50;R50-Base'),
+    **rows_of('scenes: ', 4, 'R50;R50-Base;none;plain'),
 }
+# The config of a setting, where it has its own.
+OWN_CONFIGS = {'P3': 'p3_adn_bccd', 'scenes': 'adn_fashion_scenes'}
 
 
 def test_on_both_sets(cfg: Config) -> None:
@@ -109,8 +112,8 @@ def train(row: str, seed: int) -> dict[str, Any]:
         ``classwise``.
     """
     changes, settings = ROWS[row]
-    is_p3 = row.startswith('P3')
-    cfg = Config.fromfile(str(CONFIGS / f'faster_rcnn_narrow_{"p3_" if is_p3 else ""}adn_bccd.py'))
+    setting = row.partition(':')[0]
+    cfg = Config.fromfile(str(CONFIGS / f'faster_rcnn_narrow_{OWN_CONFIGS.get(setting, "adn_bccd")}.py'))
     if settings is None:
         del cfg.model.backbone['skip']
         cfg.custom_hooks = []
@@ -121,7 +124,7 @@ def train(row: str, seed: int) -> dict[str, Any]:
     cfg.randomness = dict(seed=seed)
     cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
     cfg.test_evaluator.type = 'ExactCocoMetric'
-    if is_p3:
+    if setting == 'P3':
         test_on_both_sets(cfg)
     cfg.visualizer.name = cfg.work_dir
     runner = Runner.from_cfg(cfg)
