@@ -88,9 +88,8 @@ class Stages:
         return self.classifier.head(self.classifier.extract_feat(inputs))
 
 
-def _stage_output(_: tuple[Any, ...], output: Any) -> tuple[Tensor]:
-    """A stage's output as a map; transformers have (N, tokens, C), Swin with the map's height and width beside it."""
-    feat = output[0] if isinstance(output, tuple) else output
+def _stage_output(_: tuple[Any, ...], feat: Tensor) -> tuple[Tensor]:
+    """A stage's output as a map; of tokens it is (N, L, C)."""
     return (feat if feat.dim() == 4 else feat.transpose(1, 2).unsqueeze(-1),)
 
 

@@ -2,4 +2,4 @@
 _base_ = './resnet50_in1k.py'
 
 model = dict(backbone=_base_.adn_r50_backbone)
-custom_hooks = _base_.distil_both
+custom_hooks = [_base_.distil_both]

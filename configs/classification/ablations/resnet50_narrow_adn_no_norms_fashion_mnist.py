@@ -1,0 +1,4 @@
+# The ablation of Table 4 on Fashion-MNIST: distillation with one set of norms.
+_base_ = '../resnet50_narrow_adn_fashion_mnist.py'
+
+model = dict(backbone=dict(skip_aware_norm=False))
