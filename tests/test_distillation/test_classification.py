@@ -5,11 +5,12 @@ import copy
 import pytest
 import torch
 from classifiers import classifier
+from mmengine.registry import MODELS, init_default_scope
 from tiny import build, tiny_config
 
 from adn_mmdet import UserError
 from adn_mmdet.distillation import DistillationSettings, SelfDistillation
-from adn_mmdet.distillation.losses import top_k_kl
+from adn_mmdet.distillation.losses import softmax_kl, top_k_kl
 
 NUM_CLASSES, STAGES = 6, ('stage1', 'stage2', 'stage3', 'stage4')
 PRINTED = dict(gt_weight=0.0, prediction_weight=1.0)  # Algorithm 1
@@ -163,3 +164,62 @@ def test_what_makes_no_sense_is_refused():
     headless.head = None
     with pytest.raises(UserError, match='ImageClassifier cannot be distilled: it should be .* with a head'):
         SelfDistillation(headless)
+
+
+def network(name, **backbone):
+    """A small classifier on another of the paper's networks."""
+    init_default_scope('mmpretrain')
+    torch.manual_seed(0)
+    head = dict(type='LinearClsHead', num_classes=NUM_CLASSES, in_channels=backbone.pop('channels'))
+    neck = None if name == 'AdaptiveDepthViT' else dict(type='GlobalAveragePooling')
+    backbone = dict(type=name, **backbone)
+    model = MODELS.build(dict(type='ImageClassifier', backbone=backbone, neck=neck, head=head)).train()
+    for parameter in model.parameters():
+        if parameter.dim() == 1:  # of norms, so that both sets differ
+            parameter.data += 0.5 * torch.randn(parameter.shape)
+    return model
+
+
+NETWORKS = {
+    'AdaptiveDepthMobileNetV2': dict(channels=1280, widen_factor=0.25, out_indices=(7,), norm_eval=True),
+    'AdaptiveDepthViT': dict(
+        channels=16, arch=dict(embed_dims=16, num_heads=2, num_layers=12, feedforward_channels=32),
+        img_size=64, patch_size=16,
+    ),
+    'AdaptiveDepthSwin': dict(
+        channels=64, arch=dict(embed_dims=8, depths=[2, 2, 6, 2], num_heads=[1, 2, 4, 8]), img_size=64, window_size=2,
+        drop_path_rate=0.0,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('mode', ['joint', 'sequential'])
+@pytest.mark.parametrize('name', NETWORKS)
+def test_other_networks_are_compared_at_the_end_of_each_stage(name, mode):
+    model = network(name, **NETWORKS[name])
+    data = images(model, 64)
+    data['inputs'] = data['inputs'] / 128 - 1
+    base_net = 'T' * model.backbone.num_stages
+    feats, logits = {}, {}
+    for code in (base_net.replace('T', 'F'), base_net):
+        ends = []  # the output of the last block of each letter that runs, or of what holds it
+        for path in model.backbone.sub_paths:
+            blocks = [*path.mandatory, *path.skippable]
+            order = [module for module in model.backbone.modules() if module in blocks]
+            first = order.index(path.skippable[0])  # what a letter governs beyond its blocks comes after them
+            ends.append(path.skippable[-1] if 'F' in code else order[first - 1])
+        found = {}
+        handles = [end.register_forward_hook(lambda m, _, out, found=found: found.update({m: out})) for end in ends]
+        with model.backbone.using_skip(code), torch.no_grad():
+            logits[code] = model(data['inputs'])
+        for handle in handles:
+            handle.remove()
+        feats[code] = [found[end].mean((2, 3)) if found[end].dim() == 4 else found[end].mean(1) for end in ends]
+    SelfDistillation(model, DistillationSettings(mode=mode, **PRINTED)).attach()
+    losses = model(**data, mode='loss')
+    for index, (p, q) in enumerate(zip(*feats.values()), 1):
+        assert torch.allclose(losses.pop(f'kd.loss_stage{index}'), 0.5 * softmax_kl(p, q), rtol=1e-4), index
+    assert torch.allclose(losses['kd.loss_cls'], 0.5 * softmax_kl(*logits.values()), rtol=1e-4)
+    assert losses.keys() == {'super.loss', 'kd.loss_cls', 'kd.to_task'}
+    sum(value for key, value in losses.items() if 'loss' in key).backward()
+    assert not [name for name, p in model.named_parameters() if p.grad is None]  # DDP needs all of them
