@@ -27,6 +27,7 @@ from mmdet.models.task_modules import (
 from torch import nn
 
 from ..backbones.adaptive_depth import find_backbone
+from ..backbones.resnet import AdaptiveDepthResNet
 from ..errors import UserError
 
 DENSE = ('predict', 'predict_by_feat', '_predict_by_feat_single', '_bbox_post_process')
@@ -42,14 +43,14 @@ def require_expressible(detector: nn.Module) -> None:
     for part in _other_parts(detector):
         raise UserError(
             f'{part} cannot be exported: a whole detector is a Faster R-CNN, a Mask R-CNN, or one with a dense head '
-            'such as RetinaNet, FCOS, ATSS or GFL, with plain NMS'
+            'such as RetinaNet, FCOS, ATSS or GFL, on a ResNet, ResNeXt or RegNet, with plain NMS'
         )
 
 
 def _other_parts(detector: Any) -> Iterator[str]:
     """What cannot be expressed, as a text that can begin a sentence."""
     backbone = find_backbone(detector)
-    if backbone is not detector.backbone or not all(hasattr(backbone, name) for name in ('run_stem', 'stages')):
+    if backbone is not detector.backbone or type(backbone).forward is not AdaptiveDepthResNet.forward:  # its kin's too
         yield f'the backbone {type(backbone).__name__}'
     for name, module in detector.named_modules():
         if type(module).__module__.startswith('mmcv.ops') and 'roi_layers' not in name:

@@ -193,6 +193,11 @@ def dcn(cfg):
     cfg.model.backbone.update(dcn=DCN, stage_with_dcn=(False, True, True, True))
 
 
+def mobilenet(cfg):
+    cfg.model.backbone = dict(type='AdaptiveDepthMobileNetV2', widen_factor=0.25, out_indices=(1, 2, 4, 7))
+    cfg.model.neck.in_channels = [8, 8, 24, 1280]
+
+
 def smaller_nms(cfg):
     cfg.model.test_cfg.rpn.nms.min_bbox_size = 3
 
@@ -217,6 +222,7 @@ REFUSED = {
     soft_nms: 'soft_nms of test_cfg.rcnn.nms cannot be exported: a whole detector is',
     cascade: 'the head CascadeRoIHead cannot be exported',
     dcn: 'ModulatedDeformConv2dPack (backbone.layer2.0.conv2), an operator of mmcv, cannot be exported',
+    mobilenet: 'the backbone AdaptiveDepthMobileNetV2 cannot be exported',
     smaller_nms: 'min_bbox_size of test_cfg.rpn.nms cannot be exported',
     max_pool: 'SingleRoIExtractor with RoIPool',
     other_boxes: 'DeltaXYWHBBoxCoder of bbox_head with these settings cannot be exported',

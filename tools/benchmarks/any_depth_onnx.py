@@ -1,0 +1,103 @@
+"""An exported file of all depths against one file a depth: sizes, latency, and what switching costs.
+
+    python tools/benchmarks/any_depth_onnx.py configs/faster_rcnn_r50_adn_1x_coco.py --images data/coco/val2017
+
+Weights are untrained and detect a fixed number of objects. Calls take turns; ratios are those of medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.one_pass import detect_a_fixed_number, initialize
+from mmdet.registry import MODELS
+from mmengine.registry import init_default_scope
+
+from adn_mmdet.config import load_config
+from adn_mmdet.cost.images import TimedImages, find_images
+from adn_mmdet.cost.timing import interleaved_medians
+from adn_mmdet.export.any_depth import any_depth_model
+from adn_mmdet.skip_config import SkipConfig
+
+Run = Callable[..., None]
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--codes', default='FFFF,FTTF,TTTT', help='depths that are compared with a file of their own')
+    parser.add_argument('--images', help='a folder; default noise')
+    parser.add_argument('--size', type=int, nargs=2, default=(480, 640), help='height and width')
+    parser.add_argument('--proposals', type=int, default=1000)
+    parser.add_argument('--threads', type=int, default=2)
+    parser.add_argument('--rounds', type=int, default=20)
+    return parser.parse_args(argv)
+
+
+def open_session(detector: Any, threads: int, code: SkipConfig | None = None) -> tuple[Run, int]:
+    """What runs an export, and the bytes of it."""
+    content = any_depth_model(detector, code).SerializeToString()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(content, options, providers=['CPUExecutionProvider'])
+    inputs = {value.name for value in session.get_inputs()}
+
+    def run(supply: Any, proposals: int, *codes: SkipConfig) -> None:
+        for code in codes:
+            given = {'images': next(supply), 'skip': np.array(list(code)), 'num_proposals': np.array(proposals)}
+            session.run(None, {name: given[name] for name in inputs})
+
+    return run, len(content)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    args = parse_args(argv)
+    cfg = load_config(args.config)
+    source = find_images(cfg, args.images) if args.images else TimedImages()
+    batches = list(islice(source.batches(tuple(args.size)), 8))
+    detect_a_fixed_number(cfg)
+    logging.disable(logging.INFO)  # a line for each weight that is drawn
+    init_default_scope('mmdet')
+    detector = MODELS.build(cfg.model).eval()
+    codes = SkipConfig.parse_list(args.codes, detector.backbone.num_stages)
+    initialize(detector, batches[:4])
+    images = [batch['inputs'][0].permute(1, 2, 0)[None].contiguous().numpy() for batch in batches]
+    any_depth, size = open_session(detector, args.threads)
+    calls: dict[str, Callable[[], None]] = {}
+    for code in codes:
+        single, one = open_session(detector, args.threads, code)
+        print(f'size: {size / 1e6:.1f} MB of all depths, {one / 1e6:.1f} MB of {code}, ratio {size / one:.3f}')
+        calls[f'{code} alone'] = partial(single, cycle(images), args.proposals, code)
+        calls[f'{code}'] = partial(any_depth, cycle(images), args.proposals, code)
+    first, last = codes[0], codes[-1]
+    for name, pair in {'same': (first, first), 'other': (last, last), 'switched': (first, last)}.items():
+        calls[name] = partial(any_depth, cycle(images), args.proposals, *pair)
+    seconds = interleaved_medians(calls, args.rounds, warmup=2)
+    for code in codes:
+        both = seconds[f'{code}'], seconds[f'{code} alone']
+        print(
+            f'{code}: {1e3 * both[0]:.1f} ms of all depths, {1e3 * both[1]:.1f} ms alone, ratio {both[0] / both[1]:.3f}'
+        )
+    ratio = 2 * seconds['switched'] / (seconds['same'] + seconds['other'])
+    print(f'{first} then {last}, against each of them twice: ratio {ratio:.3f}')
+    print(
+        f'{args.threads} threads, onnxruntime {onnxruntime.__version__}; load of the machine: {os.getloadavg()[0]:.2f}'
+    )
+
+
+if __name__ == '__main__':
+    main()
