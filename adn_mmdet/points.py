@@ -70,6 +70,8 @@ def find_rpn(model: nn.Module) -> nn.Module:
         UserError: the detector has none; single-stage and query-based ones do not.
     """
     detector = unwrap(model)
+    if getattr(detector, 'takes_proposals', False):  # an exported file, whose number is an input
+        return detector
     rpn = getattr(detector, 'rpn_head', None) if isinstance(detector, TwoStageDetector) else None
     head: Any = getattr(rpn, 'stages', [rpn])[-1]  # Cascade RPN's last stage makes the proposals
     if 'max_per_img' not in (getattr(head, 'test_cfg', None) or {}) or not hasattr(head, 'predict_by_feat'):

@@ -21,7 +21,7 @@ ABOUT: dict[str, Any] = dict(
     std=[58.395, 57.12, 57.375],
     resize=dict(scale=[64, 64], keep_ratio=True),
     max_per_img=3,
-    num_proposals=20,
+    num_proposals=50,
     mask_threshold=0.5,
     rows=[],
 )

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 from _command import command
-from mmengine.config import DictAction
+from mmengine.config import Config, DictAction
+from mmengine.logging import print_log
 
-from adn_mmdet.config import load_config
+from adn_mmdet import UserError
+from adn_mmdet.config import load_config, require_output
+from adn_mmdet.evaluation.smaller import compare_ap
 from adn_mmdet.export.any_depth import export_any_depth
+from adn_mmdet.export.smaller import DYNAMIC, make_smaller
+from adn_mmdet.files import write_atomically
+from adn_mmdet.inference import list_inputs
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -21,6 +30,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         '--allow-untrained', action='store_true', help='export skipped depths of weights without skip-aware norms'
     )
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument(
+        '--float16', action='store_true', help='networks in float16; AP is printed beside that in float32'
+    )
+    kind.add_argument(
+        '--int8',
+        metavar='IMAGES',
+        help='networks in int8, calibrated on a folder of images, or `dynamic`; AP is printed beside that in float32',
+    )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides of the config')
     return parser.parse_args(argv)
 
@@ -30,9 +48,31 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     args = parse_args(argv)
     cfg = load_config(args.config, args.cfg_options)
-    paths = export_any_depth(cfg, args.checkpoint, args.out, args.sub_nets, args.allow_untrained)
+    if args.float16 or args.int8:
+        paths = export_smaller(cfg, args)
+    else:
+        paths = export_any_depth(cfg, args.checkpoint, args.out, args.sub_nets, args.allow_untrained)
     for path in paths:
         print(path)
+
+
+def export_smaller(cfg: Config, args: argparse.Namespace) -> list[Path]:
+    """Export in float32 first, which the other file is made from and compared with."""
+    require_output(args.out)
+    images = args.int8
+    if images not in (None, DYNAMIC):
+        images = [str(path) for path in list_inputs(images)]
+    with tempfile.TemporaryDirectory(dir=Path(args.out).parent) as folder:
+        exact = Path(folder) / 'float32.onnx'
+        files = export_any_depth(cfg, args.checkpoint, exact, args.sub_nets, args.allow_untrained)
+        make_smaller(exact, args.out, images)
+        runtime = Path(args.out).with_name(files[1].name)
+        write_atomically(runtime, files[1].read_bytes())
+        try:
+            compare_ap(cfg, exact, args.out)
+        except UserError as error:  # such as no test set
+            print_log(f'the AP of {args.out} is not known: {error}', 'current', logging.WARNING)
+    return [Path(args.out), runtime]
 
 
 if __name__ == '__main__':

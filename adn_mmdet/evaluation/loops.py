@@ -187,8 +187,12 @@ class SubNetLoop(BaseLoop):
         if isinstance(detector, BaseDetector) and len(self.points) > 1:
             with preprocessed_once(detector, batch) as predict:
                 yield predict
-        else:  # one point, or test-time augmentation, where every view is an image of its own
-            yield lambda numbers: [getattr(model, f'{self.mode}_step')(batch)]
+        else:  # one point, an exported file, or test-time augmentation, where every view is an image of its own
+            yield lambda numbers: [self._step(batch, number) for number in numbers]
+
+    def _step(self, batch: Any, proposals: int | None) -> list[DetDataSample]:
+        with using_point(self.runner.model, OperatingPoint(proposals=proposals)):
+            return getattr(self.runner.model, f'{self.mode}_step')(batch)
 
     @contextlib.contextmanager
     def _at(self, point: OperatingPoint) -> Iterator[None]:

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from ..backbones.adaptive_depth import AdaptiveDepthBackbone, Skip
 from ..errors import UserError
 from ..files import file_sha256
+from ..input_size import own_point
+from ..points import point_in_force
 from ..skip_config import SkipConfig
 from .any_depth_runtime import AnyDepthRuntime, ArtifactError, paste
 
@@ -53,7 +55,7 @@ class _Runtime(AnyDepthRuntime):
         return self
 
 
-def _opened(path: str | os.PathLike[str], backend: str = 'onnxruntime', on_gpu: bool = False) -> _Runtime:
+def opened(path: str | os.PathLike[str], backend: str = 'onnxruntime', on_gpu: bool = False) -> _Runtime:
     """The runtime of a file, which is opened once while it stays as it is."""
     with in_one_line():
         stamp = os.stat(path).st_mtime_ns if os.path.isfile(path) else 0
@@ -93,8 +95,8 @@ class Artifact(nn.Module):
         backbone: config of its :class:`ArtifactBackbone`.
         device: ``cpu``, or ``cuda`` for onnxruntime's provider of that name; predictions are on the CPU.
         backend: ``onnxruntime`` or ``openvino``.
-        data_preprocessor: that of the config it was exported from, by which input sizes are rounded; the graph has its
-            own.
+        **kwargs: what others read of a detector's config: ``data_preprocessor``, ``rpn_head`` and ``test_cfg``; the
+            graph has its own.
 
     Raises:
         UserError: the file cannot be used.
@@ -108,14 +110,15 @@ class Artifact(nn.Module):
         backbone: dict[str, Any] | None = None,
         device: str | None = None,
         backend: str = 'onnxruntime',
-        data_preprocessor: dict[str, Any] | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__()
-        self.runtime = _opened(path, backend, _is_gpu(device))
+        self.runtime = opened(path, backend, _is_gpu(device))
         self.about = self.runtime.about
         self.backbone = ArtifactBackbone(self.about['num_stages'], (backbone or {}).get('skip'))
         self.nothing = nn.Parameter(torch.zeros(0), requires_grad=False)  # of which others take the device
         self.dataset_meta = dict(classes=tuple(self.about['classes']), palette='random')
+        self.takes_proposals = self.about['num_proposals'] is not None  # that are chosen at each call
         #: What the numbers of a test or of a benchmark depend on, of the file.
         self.facts = dict(
             checkpoint_sha256=self.about['checkpoint_sha256'],
@@ -163,9 +166,9 @@ class Artifact(nn.Module):
         images = [np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy()) for image in inputs]
         together = len({image.shape for image in images}) == 1
         batches = [np.stack(images)] if together else [image[None] for image in images]
-        code = str(self.backbone.resolve_skip())
+        code, proposals = str(self.backbone.resolve_skip()), point_in_force(self).proposals
         with in_one_line():
-            found = [self.runtime.run(batch, code) for batch in batches]
+            found = [self.runtime.run(batch, code, proposals) for batch in batches]
         rows = [
             {name: value[index] for name, value in raw.items()} for raw in found for index in range(len(raw['num']))
         ]
@@ -215,17 +218,17 @@ def use_artifact(cfg: Config, path: str | os.PathLike[str], **settings: Any) -> 
     """
     require_as_it_is(path, **settings)
     device, own = settings.get('device'), cfg.model.get('backbone') or {}
-    num_stages, skip = _opened(path, on_gpu=_is_gpu(device)).num_stages, own.get('skip')
-    if num_stages != own.get('num_stages', 4):
-        raise UserError(
-            f'{path} has {num_stages} stages, but the backbone of {cfg.filename} has {own.get("num_stages", 4)}: use '
-            'the config that it was exported from'
-        )
-    backbone = dict(type='ArtifactBackbone', num_stages=num_stages, skip=skip)
-    preprocessor = cfg.model.get('data_preprocessor', {})
-    cfg.model = dict(
-        type='Artifact', path=os.fspath(path), device=device, backbone=backbone, data_preprocessor=preprocessor
-    )
+    about = opened(path, on_gpu=_is_gpu(device)).about
+    said = {'stages': own.get('num_stages', 4), 'proposals': own_point(cfg).proposals}
+    for name, number in {'stages': about['num_stages'], 'proposals': about['num_proposals']}.items():
+        if number != said[name]:
+            raise UserError(
+                f'{path} has {number or "no"} {name}, but {cfg.filename} has {said[name] or "none"}: use the config '
+                'that it was exported from'
+            )
+    backbone = dict(type='ArtifactBackbone', num_stages=about['num_stages'], skip=own.get('skip'))
+    kept = {name: cfg.model[name] for name in ('data_preprocessor', 'rpn_head', 'test_cfg') if name in cfg.model}
+    cfg.model = dict(type='Artifact', path=os.fspath(path), device=device, backbone=backbone, **kept)
 
 
 def artifact_config(path: str | os.PathLike[str], cfg: Config | None = None, **settings: Any) -> Config:
@@ -235,12 +238,14 @@ def artifact_config(path: str | os.PathLike[str], cfg: Config | None = None, **s
         UserError: as :func:`use_artifact`.
     """
     if cfg is None:
-        about = _opened(path, on_gpu=_is_gpu(settings.get('device'))).about
+        about = opened(path, on_gpu=_is_gpu(settings.get('device'))).about
         resize = dict(about['resize'], type='Resize', scale=tuple(about['resize']['scale']))
         pipeline = [dict(type='LoadImageFromFile'), resize, dict(type='PackDetInputs', meta_keys=META_KEYS)]
         dataset = dict(type='CocoDataset', metainfo=dict(classes=tuple(about['classes'])), pipeline=pipeline)
         visualizer = dict(type='DetLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')], name='visualizer')
         model = dict(backbone=dict(num_stages=about['num_stages']), data_preprocessor=dict(pad_size_divisor=32))
+        if about['num_proposals']:
+            model |= dict(rpn_head=dict(type='RPNHead'), test_cfg=dict(rpn=dict(max_per_img=about['num_proposals'])))
         cfg = Config(dict(model=model, test_dataloader=dict(dataset=dataset), visualizer=visualizer))
     cfg = copy.deepcopy(cfg)
     use_artifact(cfg, path, **settings)

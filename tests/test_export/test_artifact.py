@@ -3,21 +3,25 @@
 import copy
 import json
 import pickle
+import re
 import threading
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 import torch
 from artifact import make_artifact
 from conftest import DEMO_CONFIG
-from parity import make_lively
+from parity import make_lively, noise
 from tiny import build, load_tool
 
 from adn_mmdet import UserError
 from adn_mmdet.config import load_config
+from adn_mmdet.evaluation import smaller
 from adn_mmdet.export.any_depth_runtime import AnyDepthRuntime
 from adn_mmdet.export.artifact import Artifact
+from adn_mmdet.export.smaller import make_smaller
 from adn_mmdet.files import file_sha256
 from adn_mmdet.inference import AnyDepthInferencer
 
@@ -58,6 +62,46 @@ def lively(trained, tiny_options, tmp_path_factory):
 @pytest.fixture
 def inferencer(path):
     return AnyDepthInferencer(path, show_progress=False)
+
+
+def test_float16_with_its_ap_beside_float32s(tool, lively, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(smaller, 'MOST_LOST', -1)  # so that every line is a warning
+    assert tool('export_any_depth', DEMO_CONFIG, lively[0], 'small.onnx', '--float16') == 0
+    assert {'small.onnx', 'any_depth_runtime.py'} == {path.name for path in tmp_path.iterdir() if path.is_file()}
+    logged = capsys.readouterr().out
+    for line in ('FFFF box AP', 'FFFF mask AP', 'TTTT box AP', 'TTTT mask AP'):
+        assert re.search(rf'WARNING - {line}: [0-9.]+, in float32 [0-9.]+; it loses', logged)
+    holds = {tensor.data_type for tensor in onnx.load(tmp_path / 'small.onnx').graph.initializer}
+    assert onnx.TensorProto.FLOAT16 in holds
+    assert_near(tmp_path / 'small.onnx', lively[1], 0.01)
+
+
+@pytest.mark.parametrize('calibration', ['dynamic', 'images'])
+def test_int8(lively, shapes, tmp_path, calibration):
+    images = [str(path) for path in (shapes / 'val').iterdir()] if calibration == 'images' else calibration
+    make_smaller(lively[1], tmp_path / 'small.onnx', images)
+    nodes = onnx.load(tmp_path / 'small.onnx').graph.node
+    inside = {node.op_type for branch in nodes if branch.op_type == 'If' for node in branch.attribute[0].g.node}
+    assert ('ConvInteger' in inside) == (calibration == 'dynamic') and ('Conv' in inside) == (calibration == 'images')
+    assert {'ConvInteger', 'QuantizeLinear'} & {node.op_type for node in nodes}
+    assert_near(tmp_path / 'small.onnx', lively[1], 0.3)
+
+
+def assert_near(path, exact, most):
+    onnx.checker.check_model(str(path))
+    small, exact = AnyDepthRuntime(path), AnyDepthRuntime(exact)
+    assert {**small.about, 'precision': None} == {**exact.about, 'precision': None} and 'precision' in small.about
+    for code in ('FFFF', 'TFTF', 'TTTT'):
+        a, b = (runtime(noise((64, 64, 3)), code).scores[:5] for runtime in (small, exact))
+        assert 0 < np.abs(a - b).max() < most
+
+
+def test_what_cannot_be_made_smaller(tool, lively, tmp_path, capsys):
+    assert tool('export_any_depth', DEMO_CONFIG, lively[0], 'small.onnx', '--int8', 'nowhere') == 2
+    assert 'there is no nowhere' in capsys.readouterr().err and not list(tmp_path.glob('*.onnx'))
+    (tmp_path / 'broken.jpg').write_bytes(b'no image')
+    with pytest.raises(UserError, match='broken.jpg cannot be read as an image'):
+        make_smaller(lively[1], tmp_path / 'small.onnx', [str(tmp_path / 'broken.jpg')])
 
 
 def test_its_own_ap_and_ms_beside_pytorchs(tool, lively, tmp_path, capsys):
@@ -106,7 +150,7 @@ def test_its_own_ap_and_ms_beside_pytorchs(tool, lively, tmp_path, capsys):
     [
         (['--tta', '--amp', '--norms', 'norms.pth'], [], 'is exported and runs as it is: leave tta, amp, norms out'),
         ([], ['model.test_cfg.rcnn.score_thr=0.3'], 'leave model.test_cfg.rcnn.score_thr out'),
-        ([], ['model.backbone.num_stages=3', 'model.backbone.skip=FFF'], 'has 4 stages, but the backbone'),
+        ([], ['model.backbone.num_stages=3', 'model.backbone.skip=FFF'], 'has 4 stages, but'),
         ([], ["test_dataloader.dataset.metainfo={'classes':('circle','triangle')}"], 'classes'),
         (['--skip', 'TTT'], [], 'is not a skip code'),
     ],
@@ -145,6 +189,19 @@ def test_an_inferencer_runs_it_as_a_checkpoint(inferencer, path, shapes, tmp_pat
     assert str(inferencer.choose()) == 'FFFF'
     with pytest.raises(UserError, match='is not a skip code'):
         inferencer(paths, skip='TTT')
+
+
+def test_proposals_and_sizes_of_a_point(inferencer, path, tool, tmp_path):
+    image = np.zeros((64, 64, 3), np.uint8)
+    number = {
+        point: len(inferencer(image, point=point)['predictions'][0]['labels']) for point in ('TTTT', 'TTTT@128/2')
+    }
+    assert number == {'TTTT': 3, 'TTTT@128/2': 2}
+    arguments = ['--work-dir', 'work', '--skip', 'FFFF,TTTT', '--proposals', '50,2', '--out', 'found.pkl']
+    assert tool('test', DEMO_CONFIG, path, *arguments) == 0
+    found = {path.name: pickle.loads(path.read_bytes()) for path in tmp_path.glob('found*')}
+    assert len(found) == 4
+    assert sorted(len(samples[0]['pred_instances']['labels']) for samples in found.values()) == [2, 2, 3, 3]
 
 
 def test_a_video(inferencer, path, tmp_path):
