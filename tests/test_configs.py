@@ -1,6 +1,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from mmdet.registry import MODELS, TRANSFORMS
@@ -80,6 +81,23 @@ def test_vd_variants_differ_in_the_backbone_alone(detector, depth, mandatory):
     backbone.pop('avg_down')
     backbone.update(depth=50, init_cfg=plain.model.backbone.init_cfg)
     assert cfg.to_dict() | {'filename': ''} == plain.to_dict() | {'filename': ''}
+
+
+@pytest.mark.parametrize('detector', ['faster_rcnn', 'mask_rcnn'])
+def test_multi_scale_recipes_differ_in_the_size_of_training_images_alone(detector):
+    cfg, plain = load(f'{detector}_r50_adn_ms_1x_coco'), load(f'{detector}_r50_adn_1x_coco')
+    steps, others = cfg.train_dataloader.dataset.pipeline, plain.train_dataloader.dataset.pipeline
+    (index,) = (index for index, step in enumerate(others) if step.type == 'Resize')
+    image = dict(img=np.zeros((400, 640, 3), np.uint8))
+    resize = TRANSFORMS.build(steps[index])
+    sides = {min(resize(dict(image, img_shape=(400, 640)))['img'].shape[:2]) for _ in range(60)}
+    assert min(sides) < 500 and max(sides) > 780 and len(sides) > 6
+    rest = [[dict(step, _scope_=None) for step in each[:index] + each[index + 1 :]] for each in (steps, others)]
+    assert rest[0] == rest[1]
+    cfg.train_dataloader.dataset.pop('pipeline'), plain.train_dataloader.dataset.pop('pipeline')
+    assert cfg.train_dataloader == plain.train_dataloader
+    for part in ('model', 'test_dataloader', 'custom_hooks', 'train_cfg', 'optim_wrapper', 'param_scheduler'):
+        assert cfg[part] == plain[part]
 
 
 # The rows of the paper's Table 4: whether there are two sets of norms, and what the distillation compares.

@@ -62,7 +62,7 @@ def test_rows_of_several_depths(test_main, checkpoint, tiny_options, tmp_path, c
     assert test_main([*argv, '--skip', 'FFFF,tttt', '--show-dir', str(pictures), '--out', str(dump)]) == 0
     assert 'mask AP' in capsys.readouterr().out
     first = results(tmp_path)
-    assert first['schema'] == 1 and first['run']['name'] == 'mask_rcnn_r50_adn_shapes'
+    assert first['schema'] == 2 and first['run']['name'] == 'mask_rcnn_r50_adn_shapes'
     assert first['run']['classes'] == ['circle', 'rectangle', 'triangle'] and first['run']['num_images'] == 6
     assert first['run']['input_size'] == [96, 96] and len(first['run']['checkpoint_sha256']) == 64
     super_net, base_net = first['rows']

@@ -6,7 +6,7 @@ import argparse
 import os
 from collections.abc import Sequence
 
-from _command import check_skip, command, run_config, run_parser
+from _command import add_point_options, check_skip, command, run_config, run_parser
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 
 from adn_mmdet import UserError
@@ -17,14 +17,7 @@ from adn_mmdet.export.artifact import is_artifact, require_as_it_is
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = run_parser(__doc__)
     parser.add_argument('checkpoint', help='checkpoint file, or an exported .onnx, whose own AP is then measured')
-    parser.add_argument(
-        '--skip', help="depths to test: a code (TTTT), a comma list of codes (FFFF,TTTT), or all; default the config's"
-    )
-    parser.add_argument('--sizes', help="short sides of the input in pixels, such as 800,640; default the config's")
-    parser.add_argument(
-        '--proposals',
-        help="numbers of region proposals of a two-stage detector, such as 1000,300; default the config's",
-    )
+    add_point_options(parser, 'test')
     parser.add_argument('--out', help='dump predictions to this .pkl file (of several points: one file each)')
     parser.add_argument('--show', action='store_true', help='show predictions')
     parser.add_argument('--show-dir', help='save painted images here (of several points: a folder each)')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import pickle
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -223,7 +224,7 @@ class _Results:
     def take(self, evaluator: Evaluator) -> None:
         """Move what a batch has added from the metrics to the file."""
         for metric in evaluator.metrics:
-            pickle.dump(metric.results, self.file, pickle.HIGHEST_PROTOCOL)
+            pickle.dump(zlib.compress(pickle.dumps(metric.results, pickle.HIGHEST_PROTOCOL), 1), self.file)
             metric.results = []
 
     def give(self, evaluator: Evaluator) -> None:
@@ -232,7 +233,7 @@ class _Results:
         self.file.seek(0)
         while self.file.tell() < end:
             for metric in evaluator.metrics:
-                metric.results += pickle.load(self.file)
+                metric.results += pickle.loads(zlib.decompress(pickle.load(self.file)))
 
 
 @contextlib.contextmanager
