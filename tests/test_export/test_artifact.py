@@ -186,6 +186,8 @@ def test_an_inferencer_runs_it_as_a_checkpoint(inferencer, path, shapes, tmp_pat
     assert len(list((tmp_path / 'out/vis').iterdir())) == 6
     (sample,) = inferencer(str(paths[0]), skip='TTTT', return_datasamples=True)['predictions']
     assert np.array_equal(sample.pred_instances.masks.numpy(), detect(paths[0]).masks)
+    by_config = AnyDepthInferencer(DEMO_CONFIG, path, show_progress=False)  # whose test pipeline is then used
+    assert by_config(paths, skip='TTTT')['predictions'][0]['labels'] == [2, 0, 1]
     assert str(inferencer.choose()) == 'FFFF'
     with pytest.raises(UserError, match='is not a skip code'):
         inferencer(paths, skip='TTT')
