@@ -58,7 +58,8 @@ class LatencyRow:
         proposals: number of region proposals; None is the config's own.
         decode_ms: the part of reading and decoding the images.
         resize_ms: that of the rest of the test pipeline and of the data preprocessor: resizing, normalising, padding.
-        depth_ratio: ``ms`` by that of the super-net at the same size and proposals, so that what depth gives is seen.
+        depth_ratio: ``ms`` by that of the super-net at the same size and proposals, so that what depth gives is seen;
+            None where that was not timed.
         mj: millijoules an image, of the whole GPU or processor; None where no meter says.
     """
 
@@ -77,7 +78,7 @@ class LatencyRow:
     proposals: int | None = None
     decode_ms: float = 0.0
     resize_ms: float = 0.0
-    depth_ratio: float = 1.0
+    depth_ratio: float | None = None
     mj: float | None = None
 
     def as_row(self) -> dict[str, Any]:
@@ -173,7 +174,7 @@ def summarize(seconds: Mapping[OperatingPoint, np.ndarray]) -> list[LatencyRow]:
     medians_of_first = np.median(first[resampled], axis=1)
     rows = []
     for point, times in seconds.items():
-        whole, beside = times[:, 0], seconds.get(point.super_net(), times)[:, 0]
+        whole, beside = times[:, 0], seconds.get(point.super_net())
         ms, *parts = (float(value) for value in 1e3 * np.median(times, axis=0))
         q1, q3, p90 = np.percentile(whole, [25, 75, 90])
         low, high = np.percentile(np.median(whole[resampled], axis=1) / medians_of_first, [2.5, 97.5])
@@ -188,7 +189,7 @@ def summarize(seconds: Mapping[OperatingPoint, np.ndarray]) -> list[LatencyRow]:
                 ratio=float(np.median(whole) / np.median(first)),
                 ratio_low=float(low),
                 ratio_high=float(high),
-                depth_ratio=float(np.median(whole) / np.median(beside)),
+                depth_ratio=None if beside is None else float(np.median(whole) / np.median(beside[:, 0])),
             )
         )
     return rows

@@ -165,10 +165,13 @@ def print_latency(report: dict[str, Any]) -> None:
     for heading in headings:
         table.add_column(heading, justify='right', no_wrap=True)
     for row in rows:
-        ratios = f'{row["ratio"]:.3f}', f'{row["ratio_low"]:.2f}–{row["ratio_high"]:.2f}', f'{row["depth_ratio"]:.3f}'
+        ratios = f'{row["ratio"]:.3f}', f'{row["ratio_low"]:.2f}–{row["ratio_high"]:.2f}'
+        depth = '–' if row['depth_ratio'] is None else f'{row["depth_ratio"]:.3f}'
         energy = [f'{row["mj"]:.0f}'] if has_energy else []
         point = str(OperatingPoint.from_row(row)) or '–'
-        table.add_row(point, *('–' if row[name] is None else f'{row[name]:.2f}' for name in COLUMNS), *ratios, *energy)
+        table.add_row(
+            point, *('–' if row[name] is None else f'{row[name]:.2f}' for name in COLUMNS), *ratios, depth, *energy
+        )
     console = Console(file=sys.stdout)
     console.width = max(console.width, NARROWEST)
     console.print(table)

@@ -15,7 +15,7 @@ from torch import nn
 
 from ..backbones import AdaptiveDepthBackbone
 from ..cost.images import TimedImages
-from ..cost.latency import measure_latency
+from ..cost.latency import measure_latency, with_references
 from ..cost.timing import describe_machine
 from ..errors import UserError
 from ..export.artifact import Artifact
@@ -44,6 +44,8 @@ def calibrate(
 ) -> list[dict[str, Any]]:
     """The latency of each operating point: from the cache, else measured, interleaved in one run, and put there.
 
+    The super-net at the size and proposals of each is measured with it, and is in the file.
+
     Args:
         model: a detector, on the device that is asked about.
         points: at which it may run; those of the config's own size and proposals have None.
@@ -65,12 +67,15 @@ def calibrate(
     rows = _find(path, points, run['rounds'])
     if rows is None:
         height, width = run['input_size']
-        kind = 'points' if any(point.size or point.proposals for point in points) else 'depths'
+        timed = with_references(points)
+        kind = 'points' if any(point.size or point.proposals for point in timed) else 'depths'
         inputs = f'{run["batch_size"]}×3×{height}×{width}, on {run["device"]}, with {images.source}'
-        print(f'Calibrating {len(points)} {kind}, {inputs}: once, into {path}')
+        print(f'Calibrating {len(timed)} {kind}, {inputs}: once, into {path}')
         settings = {name: run[name] for name in ('batch_size', 'rounds', 'amp', 'channels_last')}
-        rows = [row.as_row() for row in measure_latency(model, points, input_size or cfg, **settings, images=images)]
-        _keep(path, dict(schema=SCHEMA, kind='latency', run=run, rows=rows))
+        measured = measure_latency(model, timed, input_size or cfg, **settings, images=images)
+        found = {point: row.as_row() for point, row in zip(timed, measured)}
+        _keep(path, dict(schema=SCHEMA, kind='latency', run=run, rows=list(found.values())))
+        rows = [found[point] for point in points]
     return rows
 
 

@@ -235,6 +235,8 @@ def test_statistics_by_hand():
     # Beside a point stands the super-net at its own size: what depth gives there.
     assert (both.skip, both.size, both.ratio, both.depth_ratio) == ('TTTT', 64, pytest.approx(0.2), pytest.approx(0.8))
     assert [found.depth_ratio for found in (row, half, small)] == pytest.approx([1, 0.5, 1])
+    (alone,) = summarize({OperatingPoint.parse('TTTT'): first})
+    assert alone.depth_ratio is None
 
 
 def test_the_interval_holds_the_true_ratio_about_as_often_as_it_says():
