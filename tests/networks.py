@@ -31,6 +31,7 @@ IMAGENET_SWIN = dict(img_size=64, window_size=2, drop_path_rate=0.3, out_indices
 VIT_ARCH = dict(embed_dims=16, num_heads=2, feedforward_channels=32)
 VIT = dict(img_size=64, patch_size=16, drop_path_rate=0.3, out_type='featmap')
 MOBILENET = dict(widen_factor=0.25, out_indices=(1, 2, 4, 7))
+REGNET = dict(w0=16, wa=12.0, wm=2.0, group_w=8, depth=9, bot_mul=1.0)
 RESNET = dict(base_channels=8, norm_eval=False)
 
 
@@ -135,9 +136,7 @@ NETWORKS = {
     'resnext': _kin(
         AdaptiveDepthResNeXt, ResNeXt, (3, 4, 6, 3), (2, 2, 3, 2), 3, depth=50, groups=4, base_width=4, **RESNET
     ),
-    'regnet': _kin(
-        AdaptiveDepthRegNet, RegNet, (1, 2, 7, 12), (1, 1, 4, 6), 3, arch='regnetx_400mf', norm_eval=False
-    ),
+    'regnet': _kin(AdaptiveDepthRegNet, RegNet, (1, 2, 4, 2), (1, 1, 2, 1), 3, arch=REGNET, norm_eval=False),
 }  # fmt: skip
 FOUR = ('swin', 'imagenet swin', 'mobilenet', 'vit')
 

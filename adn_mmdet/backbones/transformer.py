@@ -26,6 +26,8 @@ class AdaptiveDepthTransformerBlock(MixIn):
         self.drop_path1, self.drop_path2 = getattr(self.attn, drop_path), self.ffn.dropout_layer
         setattr(self.attn, drop_path, nn.Identity())
         self.ffn.dropout_layer, self.ffn.add_identity = nn.Identity(), False
+        for drop in (self.drop_path1, self.drop_path2):
+            drop.drop_prob = float(drop.drop_prob)  # of numpy in ViT, on which torch.compile cannot decide
 
     def attend(self, x: Tensor, hw: tuple[int, int]) -> Tensor:
         """Run the attention, (N, L, C) to (N, L, C)."""

@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+from networks import NETWORKS, images, same_weights
 from tiny import build, tiny_config
 from torch import nn
 
@@ -70,3 +71,16 @@ def test_a_stock_detector(backend):
 def test_nothing_to_compile():
     with pytest.raises(UserError, match='Linear has no residual stages to compile'):
         compile_stages(nn.Linear(1, 1))
+
+
+def test_vit(backend):
+    """All blocks have graphs in common. (Swin has 8 and MobileNetV2 18, but they take minutes to make.)"""
+    plain = same_weights(NETWORKS['vit'].adaptive).eval()
+    compiled = copy.deepcopy(plain)
+    compile_stages(compiled, backend=backend, fullgraph=True)
+    for codes in (('FFFF', 'TTTT'), ('TFFT', 'FTTF')):
+        for code in codes:
+            with torch.no_grad():
+                found, expected = compiled(images(), code), plain(images(), code)
+            assert all(map(torch.equal, found, expected)), code
+        assert backend.graphs == 3  # other codes compile nothing

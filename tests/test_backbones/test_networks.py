@@ -1,12 +1,15 @@
 """What holds of the paper's other networks as of ResNet (test_resnet.py)."""
 
 import copy
+import importlib.util
 import pickle
+import sys
 import threading
 import warnings
 
 import pytest
 import torch
+from mmengine.registry import MODELS
 from mmengine.runner.checkpoint import load_state_dict
 from networks import FOUR, NETWORKS, hand_assembled, images, same_weights
 
@@ -184,3 +187,37 @@ def test_a_stage_is_a_module_of_its_own(name):
         found.clear()
         shapes = [output.shape for output in backbone(images(), code)]
         assert found == ([(2, 17, 16)] * 4 if name == 'vit' else shapes)
+
+
+def test_vit_without_mmpretrain(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'mmpretrain.models.backbones.vision_transformer', None)
+    monkeypatch.delitem(MODELS._module_dict, 'AdaptiveDepthViT')
+    path = sys.modules['adn_mmdet.backbones.vit'].__file__
+    spec = importlib.util.spec_from_file_location('adn_mmdet.backbones.vit_again', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)  # importing the package goes well
+    with pytest.raises(UserError, match=r'AdaptiveDepthViT needs mmpretrain .*pip install "adn_mmdet\[cls\]"') as error:
+        MODELS.build(dict(type='AdaptiveDepthViT', arch='b', patch_size=16))
+    assert '\n' not in str(error.value)
+
+
+def test_settings_of_swin_that_have_no_depth():
+    with pytest.raises(UserError, match='depths should be of 4 stages, but got 3'):
+        NETWORKS['swin'].adaptive(depths=(2, 2, 2), num_heads=(1, 2, 4), strides=(4, 2, 2), out_indices=(0, 1, 2))
+    with pytest.raises(UserError, match='out_after_downsample=True is not for AdaptiveDepthSwin'):
+        NETWORKS['imagenet swin'].adaptive(out_after_downsample=True)
+
+
+@pytest.mark.parametrize('blocks', [(1, 2, 2, 2), (1, 2, 0, 2, 2)])
+def test_bad_stage_blocks_of_mobilenet(blocks):
+    with pytest.raises(UserError, match='stage_blocks should be 5 positive numbers'):
+        NETWORKS['mobilenet'].shallow(blocks)
+
+
+def test_names_that_stand_in_mmpretrains_scope():
+    from mmpretrain.registry import MODELS as PRETRAIN_MODELS
+
+    assert PRETRAIN_MODELS.get('AdaptiveDepthSwin') is type(NETWORKS['imagenet swin'].adaptive())
+    assert MODELS.get('AdaptiveDepthSwin') is type(NETWORKS['swin'].adaptive())
+    for name in ('AdaptiveDepthViT', 'AdaptiveDepthMobileNetV2', 'AdaptiveDepthResNeXt', 'AdaptiveDepthRegNet'):
+        assert PRETRAIN_MODELS.get(name) is MODELS.get(name)
