@@ -7,12 +7,14 @@ from pathlib import Path
 
 import cv2
 import torch
+from classifiers import make_images, small_config
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from tiny import ROOT, narrow, small_images
 
 CLASSES = ('circle', 'rectangle', 'triangle')
 DETECTOR = 'mask_rcnn_r50_adn_1x_coco'
+CLASSIFIER = 'resnet50_adn_in1k'
 
 
 def make_project(folder: Path, shapes: Path) -> Path:
@@ -47,4 +49,9 @@ def make_project(folder: Path, shapes: Path) -> Path:
     for _ in range(3):
         writer.write(image)
     writer.release()
+    (folder / 'configs/classification').mkdir()
+    images = make_images(folder / 'data' / 'imagenet')
+    shutil.copy(images / 'val/owl/0.png', folder / 'bird.jpg')
+    config = Path(small_config(folder, images))
+    config.rename(folder / f'configs/classification/{CLASSIFIER}.py')
     return folder

@@ -10,7 +10,7 @@ import pytest
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from project import DETECTOR, make_project
+from project import CLASSIFIER, DETECTOR, make_project
 from tiny import ROOT, load_tool
 
 PAGES = {path.stem: path.read_text(encoding='utf-8') for path in (ROOT / 'README.md', *ROOT.glob('docs/*.md'))}
@@ -49,6 +49,13 @@ def trained_project(project):
         run(f'{test} --work-dir work_dirs/adn')
         for name in ('r50', 'r50_base'):  # stand for nets of one depth
             shutil.copytree(project / 'work_dirs/adn', project / 'work_dirs' / name)
+        train, test, *_ = commands('classification')
+        run(train)
+        work_dir = project / 'work_dirs' / CLASSIFIER
+        (work_dir / 'epoch_1.pth').rename(work_dir / 'epoch_150.pth')
+        shutil.copy(work_dir / 'epoch_150.pth', project)
+        run(test)
+        shutil.copytree(work_dir, project / 'work_dirs/resnet50_in1k')
         yield project
 
 
