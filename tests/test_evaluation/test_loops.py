@@ -163,6 +163,22 @@ def test_codes_are_checked_when_the_loop_is_built(net, skips, message):
         loop_of(net, skips)
 
 
+@pytest.mark.parametrize(
+    'points, message',
+    [
+        (dict(proposals='300'), 'RetinaNet has no number of proposals to choose'),
+        (dict(sizes=[31]), 'a whole number from 32'),
+        (dict(points=['FFFF@64/x']), "'FFFF@64/x' is not an operating point"),
+        (dict(sizes=[64]), 'sizes need a test_dataloader that is a config'),
+    ],
+)
+def test_points_are_checked_when_the_loop_is_built(points, message):
+    net = build(tiny_config('retinanet'))
+    runner = MagicMock(model=net, hooks=[], work_dir=tempfile.gettempdir())
+    with pytest.raises(UserError, match=message):
+        SubNetTestLoop(runner, Batches(), Evaluator([Depths(net.backbone)]), skips='TTTT', **points)
+
+
 def train(tmp_path, tiny_options, **settings):
     """Two iterations of the demo with this loop; the exit code and the log."""
     cfg = Config.fromfile(DEMO_CONFIG)
