@@ -8,7 +8,7 @@ setup(
     description='Adaptive Depth Networks with skippable sub-paths, for MMDetection',
     license='Apache-2.0',
     packages=find_packages(include=['adn_mmdet', 'adn_mmdet.*']),
-    package_data={'adn_mmdet': ['results/*.json']},
+    package_data={'adn_mmdet': ['results/*.json', 'results/page.html']},
     python_requires='>=3.10,<3.13',
     install_requires=[
         'faster-coco-eval>=1.8,<1.9',  # its COCOeval_faster.eval is read, whose layout is nowhere promised
@@ -17,6 +17,8 @@ setup(
         'numpy',
         'packaging',
         'pandas',
+        'pillow',
+        'plotly',
         'psutil',
         'pycocotools',
         'rich',

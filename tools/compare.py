@@ -13,8 +13,8 @@ from adn_mmdet.results.compare import FILES, PAPER_MODELS, compare, print_compar
 
 METRICS = {'box': 'bbox_mAP', 'mask': 'segm_mAP', 'top1': 'top1', 'top5': 'top5'}
 EPILOG = (
-    'Writes compare.md, compare.csv, compare.json and compare.png. All runs must be on the same annotation file, '
-    'classes and number of images. They may differ in input size: AP and costs of a run are those of its own size.'
+    'Writes compare.html (one file to look at), .md, .csv, .json and .png. All runs must be on the same annotation '
+    'file, classes and number of images. They may differ in input size: AP and costs are those of their own size.'
 )
 
 
@@ -40,6 +40,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument('--budget-ms', type=float, metavar='X', help='the most milliseconds, as in the latency files')
     budget.add_argument('--budget-gmacs', type=float, metavar='X', help='the most GMACs an image')
+    parser.add_argument('--pictures', help='the --show-dir of tools/test.py: shown in compare.html, beside FFFF')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/compare'), help='default: %(default)s')
     return parser.parse_args(argv)
 
@@ -58,9 +59,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         metric=METRICS[args.metric] if args.metric else None,
         budget=next(((cost, limit) for cost, limit in budgets.items() if limit is not None), None),
     )
-    write_comparison(content, args.out)
+    write_comparison(content, args.out, args.pictures)
     print_comparison(content)
-    print(f'{args.out}/compare.md, .csv, .json, .png')
+    print(f'{args.out}/compare.html, .md, .csv, .json, .png')
 
 
 if __name__ == '__main__':

@@ -16,6 +16,7 @@ from .choice import choose, describe_choice, require_budget
 from .frontier import add_fronts, frontier_rows
 from .intervals import without_draws
 from .latency import about_file, join_latency, require_equal
+from .page import page
 from .plot import plot_accuracy_against_cost
 from .rows import METRICS, TIMES, PathLike, Results, Row, SubNetsRun, read_sub_nets
 from .tables import escape, legend, markdown_table, measure, named_apart, print_table, size_text, table_rows
@@ -25,7 +26,7 @@ SCHEMA = 1
 PAPER_FILES = tuple(Path(__file__).with_name(name) for name in ('paper_table5.json', 'paper_imagenet.json'))
 PAPER_MODELS = ('faster_rcnn', 'mask_rcnn', 'retinanet', 'resnet50', 'mobilenetv2', 'vit-b16', 'vit-b32', 'swin-t')
 DATA = ('classes', 'num_images', 'annotations_sha256')  # what all runs must agree in
-FILES = ('compare.json', 'compare.csv', 'compare.md', 'compare.png')  # what is written
+FILES = ('compare.json', 'compare.csv', 'compare.md', 'compare.png', 'compare.html')  # what is written
 
 
 def compare(
@@ -80,7 +81,7 @@ def compare(
         'latency': measured,
         'paper': source if published else None,
         'metric': metric,
-        'rows': list(map(without_draws, rows)),
+        'rows': rows,
         'choice': choose(rows, metric, *budget) if budget else None,
     }
 
@@ -151,7 +152,8 @@ def print_comparison(content: dict[str, Any]) -> None:
 def describe_costs(content: dict[str, Any]) -> dict[str, str]:
     """What the costs are of: input size, and the conditions of the latency."""
     sizes = {size_text(run['input_size']) for run in content['runs']}
-    size = f' of {sizes.pop()}' if len(sizes) == 1 else ''
+    is_one = len(sizes) == 1 and len({row.get('size') for row in content['rows'] if row['kind'] != 'paper'}) == 1
+    size = f' of {sizes.pop()}' if is_one else ''
     labels = {'gmacs': f'GMACs an image{size}'}
     if content['latency']:
         about = content['latency'][0]
@@ -164,9 +166,19 @@ def describe_costs(content: dict[str, Any]) -> dict[str, str]:
     return labels
 
 
-def write_comparison(content: dict[str, Any], folder: PathLike) -> None:
-    """Write ``compare.json``, ``compare.csv`` (the same rows), ``compare.md`` and ``compare.png``, or none of them."""
-    rows, sizes = content['rows'], [run['input_size'] for run in content['runs']]
+def write_comparison(content: dict[str, Any], folder: PathLike, pictures: PathLike | None = None) -> None:
+    """Write ``compare.json``, ``.csv`` (the same rows), ``.md``, ``.png`` and ``.html``, or none of them.
+
+    Args:
+        content: what :func:`compare` returns.
+        folder: where to.
+        pictures: the ``--show-dir`` of tools/test.py, for the page.
+
+    Raises:
+        UserError: there are no pictures where some should be.
+        OSError: they cannot be written.
+    """
+    rows, sizes = list(map(without_draws, content['rows'])), [run['input_size'] for run in content['runs']]
     known = [row if row['input_size'] in sizes else {**row, 'gmacs': None} for row in rows]  # costs of one size
     picture = plot_accuracy_against_cost(known, describe_costs(content))
     parts = [
@@ -179,5 +191,9 @@ def write_comparison(content: dict[str, Any], folder: PathLike) -> None:
     ]
     table = DataFrame(rows, dtype=object).to_csv(index=False)  # as objects, whole numbers stay whole beside empty cells
     text = '\n\n'.join(filter(None, parts)) + '\n'
-    contents = zip(FILES, (json_bytes(content), table.encode(), text.encode(), picture))
+    budget = (content['choice']['cost'], content['choice']['budget']) if content['choice'] else None
+    about, where = f'{describe(content)}.', None if pictures is None else Path(pictures)
+    html = page(content['rows'], content['metric'], budget, about, describe_costs(content), where) if picture else None
+    data = json_bytes({**content, 'rows': rows})
+    contents = zip(FILES, (data, table.encode(), text.encode(), picture, html))
     write_together({Path(folder) / name: content for name, content in contents})
