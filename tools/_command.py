@@ -29,6 +29,7 @@ from mmengine.config import Config, DictAction
 warnings.filterwarnings('ignore', 'pkg_resources is deprecated')  # mmengine's, beside every error
 
 Main = Callable[[Sequence[str] | None], None]
+CHOICES = {'box': 'bbox_mAP', 'mask': 'segm_mAP', 'top1': 'top1', 'top5': 'top5'}  # what --metric takes
 INTERRUPTED = 130  # as shells have it: 128 + SIGINT
 # What an encoding such as ASCII has no letter for; other letters lose their accents, the rest becomes a question mark.
 PLAIN = str.maketrans({'×': 'x', '–': '-', '—': '-', '…': '...', '≤': '<=', '≥': '>=', '→': '->', '±': '+-', '·': '.'})
@@ -149,3 +150,9 @@ def check_skip(args: argparse.Namespace) -> None:
     option = (args.cfg_options or {}).get('model.backbone.skip')
     if args.skip is not None and option is not None and args.skip.upper() != option.upper():
         raise UserError(f'--skip {args.skip} and model.backbone.skip={option} disagree: give one of them')
+
+
+def budget_of(args: argparse.Namespace) -> tuple[str, float] | None:
+    """The budget that ``--budget-ms`` or ``--budget-gmacs`` names: what it is of, and the most."""
+    budgets = {'ms': args.budget_ms, 'gmacs': args.budget_gmacs}
+    return next(((cost, limit) for cost, limit in budgets.items() if limit is not None), None)

@@ -6,12 +6,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from _command import command
+from _command import CHOICES, budget_of, command
 
 from adn_mmdet.config import require_output
 from adn_mmdet.results.compare import FILES, PAPER_MODELS, compare, print_comparison, write_comparison
 
-METRICS = {'box': 'bbox_mAP', 'mask': 'segm_mAP', 'top1': 'top1', 'top5': 'top5'}
 EPILOG = (
     'Writes compare.html (one file to look at), .md, .csv, .json and .png. All runs must be on the same annotation '
     'file, classes and number of images. They may differ in input size: AP and costs are those of their own size.'
@@ -35,7 +34,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "COCO val2017 or ImageNet's validation set",
     )
     parser.add_argument(
-        '--metric', choices=[*METRICS], help='what the choice goes by; default: the first that there is'
+        '--metric', choices=[*CHOICES], help='what the choice goes by; default: the first that there is'
     )
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument('--budget-ms', type=float, metavar='X', help='the most milliseconds, as in the latency files')
@@ -51,13 +50,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     for name in FILES:
         require_output(args.out / name)
-    budgets = {'ms': args.budget_ms, 'gmacs': args.budget_gmacs}
     content = compare(
         args.runs,
         args.latency,
         paper=None if args.paper is None else [name for name in PAPER_MODELS if name == args.paper],
-        metric=METRICS[args.metric] if args.metric else None,
-        budget=next(((cost, limit) for cost, limit in budgets.items() if limit is not None), None),
+        metric=CHOICES[args.metric] if args.metric else None,
+        budget=budget_of(args),
     )
     write_comparison(content, args.out, args.pictures)
     print_comparison(content)

@@ -123,6 +123,7 @@ def _paper_rows(runs: Sequence[Results[SubNetsRun]], models: Sequence[str] | Non
         chosen = [{**row, 'kind': 'paper'} for row in table['rows'] if row.pop('model') in asked]
         rows, sources = rows + chosen, sources + [table['source']] * bool(chosen)
     for row in rows:
+        row['point'] = row['skip']
         if row['gmacs'] and row['input_size'] not in [run.run.input_size for run in runs]:
             row['run'] += f' (GMACs at {size_text(row["input_size"])})'
     return rows, '; '.join(sources)
@@ -139,11 +140,12 @@ def describe(content: dict[str, Any]) -> str:
 
 
 def print_comparison(content: dict[str, Any]) -> None:
-    """Print the table, without parameters so that it fits on a terminal, and the choice."""
-    rows = [
-        {key: row[key] for key in row if not key.startswith('params')}
-        for row in table_rows(content['rows'], content['metric'])
-    ]
+    """Print the table and the choice, without what would not fit on a terminal."""
+    shown, left_out = table_rows(content['rows'], content['metric']), {'params_held_m', 'params_active_m', 'mj'}
+    if len({(row['size'], row['proposals']) for row in shown if 'size' in row}) > 1:  # points are longer than codes
+        left_out |= METRICS.keys() - {content['metric']}
+        left_out |= {'run'} if len({row['run'] for row in shown}) == 1 else set()
+    rows = [{key: row[key] for key in row if key not in left_out} for row in shown]
     print_table(rows, describe(content))
     if content['choice']:
         print(describe_choice(content['choice']))

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from ..errors import UserError
 from .choice import choose, describe_choice
 from .frontier import COSTS, UNITS, mixes
 from .pareto import pareto_front, sub_net_points
+from .pictures import data_uri, painted, pictures_in
 from .rows import METRICS, Row
 
 TEMPLATE = Path(__file__).with_name('page.html')
 NUM_PICTURES = 3  # of a point
-PICTURE_SIZE = (480, 480)  # pixels at most
 
 
 def page(
@@ -77,35 +74,11 @@ def _choices(rows: Sequence[Row], metric: str, cost: str) -> Iterator[dict[str, 
 
 def _pictures(rows: Sequence[Row], folder: Path) -> dict[int, list[str]]:
     """Pictures of rows, by their index, as data URIs; all rows show the same images, as far as they were painted."""
-    found = {index: _painted(rows, row, folder) for index, row in enumerate(rows) if row.get('point')}
+    folders = {index: painted(rows, row, folder) for index, row in enumerate(rows) if row['skip'] and 'point' in row}
+    found = {index: pictures_in(path) for index, path in folders.items() if path}
     names = [{path.name for path in paths} for paths in found.values() if paths]
     if not names:
         raise UserError(f'{folder} has no pictures of these points: paint them with tools/test.py --show-dir')
     shown = sorted(set.intersection(*names))[:NUM_PICTURES]
-    chosen = {index: [path for path in sorted(paths) if path.name in shown] for index, paths in found.items()}
-    return {index: list(map(_data_uri, paths)) for index, paths in chosen.items() if paths}
-
-
-def _painted(rows: Sequence[Row], row: Row, folder: Path) -> list[Path]:
-    """The pictures of a row: in a folder of its point, spelled with or without what all have or the config has."""
-    of_run = [other for other in rows if other.get('run') == row.get('run')]
-    spelled = [row['skip']]
-    for key, mark in (('size', '@'), ('proposals', '-')):
-        values = {other[key] for other in of_run}
-        own = {other[key] for other in of_run if other['is_reference']}
-        with_it = [f'{text}{mark}{row[key]}' for text in spelled]
-        spelled = with_it + (spelled if len(values) == 1 or row[key] in own else [])
-    paths = [path for name in spelled if (folder / name).is_dir() for path in (folder / name).glob('[!.]*')]
-    return [path for path in paths if path.is_file()]
-
-
-def _data_uri(path: Path) -> str:
-    buffer = io.BytesIO()
-    try:
-        with Image.open(path) as image:
-            image.thumbnail(PICTURE_SIZE)
-            image.convert('RGB').save(buffer, 'JPEG', quality=85)
-    except Exception as error:  # every decoder has its own
-        reason = str(error).partition('\n')[0][:60]
-        raise UserError(f'cannot read the picture {path} ({reason}): paint it again') from error
-    return f'data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}'
+    chosen = {index: [path for path in paths if path.name in shown] for index, paths in found.items()}
+    return {index: list(map(data_uri, paths)) for index, paths in chosen.items() if paths}

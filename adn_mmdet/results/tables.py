@@ -14,6 +14,7 @@ from .rows import METRICS, Results, Row, SubNetsRun, printable
 
 COLUMNS = {
     'run': 'run',
+    'point': 'point',
     'skip': 'skip',
     'size': 'size',
     'proposals': 'proposals',
@@ -21,7 +22,8 @@ COLUMNS = {
     'diff': 'to FFFF (95 %)',
     'gmacs': 'GMACs',
     'ms': 'ms',
-    'over_mix': 'over a mix',
+    'mj': 'mJ',
+    'over_mix': 'to a mix',
     'epoch_minutes': 'min to train an epoch',
     'params_held_m': 'params held (M)',
     'params_active_m': 'params active (M)',
@@ -82,7 +84,7 @@ def _table_row(row: Row, metric: str, mixed: str) -> Row:
     difference, low, high = (row.get(f'{metric}_diff{end}') for end in ('', '_low', '_high'))  # both or none
     if difference is not None and not row['is_reference']:
         shown['diff'] = f'{100 * difference:+.2f}' + (
-            '' if low is None or high is None else f' ({100 * low:+.2f}, {100 * high:+.2f})'
+            '' if low is None or high is None else f' ({100 * low:+.1f}, {100 * high:+.1f})'
         )
     if (over := row.get(f'{metric}_over_mix_{mixed}')) is not None:
         shown['over_mix'] = f'{100 * over:+.2f}{"×" if over < 0 else " "}'
@@ -113,8 +115,9 @@ def measure(names: Iterable[Iterable[str]]) -> str:
 
 
 def _columns(rows: Sequence[Row]) -> list[str]:
-    same = [name for name in ('size', 'proposals') if len({row.get(name) for row in rows}) == 1]
-    return [name for name in COLUMNS if name not in same and any(name in row for row in rows)]
+    hidden = [name for name in ('size', 'proposals') if len({row.get(name) for row in rows} - {None}) < 2]
+    hidden += ['skip', 'size', 'proposals'] if len(hidden) < 2 and all('point' in row for row in rows) else ['point']
+    return [name for name in COLUMNS if name not in hidden and any(name in row for row in rows)]
 
 
 def print_table(rows: Sequence[Row], title: str) -> None:

@@ -6,7 +6,7 @@ from operating_points import APS, MS, put_latency, put_run
 from tiny import load_tool
 
 from adn_mmdet.results.choice import describe_choice
-from adn_mmdet.results.compare import compare, table_rows
+from adn_mmdet.results.compare import compare, print_comparison, table_rows
 from adn_mmdet.results.frontier import mixed
 from adn_mmdet.results.intervals import pack
 
@@ -43,6 +43,13 @@ def test_a_depth_below_the_mixing_line_is_worth_nothing(files):
     assert not any('bbox_mAP_over_mix_ms' in rows[name] for name in rows if 'TTTT' in name or 'FFFF' in name)
     shown = {row['point']: row.get('over_mix') for row in table_rows(content['rows'], 'bbox_mAP')}
     assert shown['TTFF@640/100'] == '-3.20×' and shown['TFFF@640/100'] == '+1.10 '
+
+
+def test_the_table_fits_on_a_terminal(files, capsys):
+    print_comparison(compare(*files, budget=('ms', 30)))
+    printed = capsys.readouterr().out
+    assert 'TTFF@640/100' in printed and '-5.00 (-6.3, -3.5)' in printed and '-3.20×' in printed
+    assert max(map(len, printed.split('Ship')[0].splitlines())) <= 80
 
 
 def test_the_best_mix_that_costs_no_more():

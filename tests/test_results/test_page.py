@@ -48,7 +48,7 @@ def chosen(dom):
 
 def test_chart_table_sentence_and_pictures(opened):
     dom = opened()
-    assert '<svg class="main-svg"' in dom and dom.count('class="point"') >= len(APS)
+    assert '<svg class="main-svg"' in dom and dom.count('<path class="point') >= len(APS)
     rows = re.findall('data-point="([^"]*)"', dom)
     assert rows == [f'{skip}@{size}/{number}' for skip, size, number in APS]
     assert chosen(dom) == ['FFFF@480/50'] and dom.count('data:image/jpeg') == 4
@@ -62,7 +62,7 @@ def test_the_budget_changes_what_is_chosen(opened):
     dom = opened('#budget=1000&cost=gmacs')  # of two that cannot be told apart the cheaper
     assert chosen(dom) == ['TFFF@640/100'] and 'cannot be told apart from it' in dom
     dom = opened('#budget=5')
-    assert chosen(dom) == [] and 'Nothing keeps 5 ms: the cheapest, TTTT@480/50, takes 10 ms' in dom
+    assert not chosen(dom) and 'Nothing keeps 5 ms: the cheapest, TTTT@480/50, takes 10 ms' in dom
 
 
 def test_one_file_without_network(page):

@@ -3,6 +3,7 @@ import re
 import numpy as np
 import pytest
 from matplotlib.image import imread, imsave
+from operating_points import put_latency, put_run
 from tiny import load_tool
 
 from adn_mmdet import UserError
@@ -116,3 +117,26 @@ def test_results_that_cannot_be_read(tmp_path, content):
         add_row(tmp_path, RUN, row('FFFF'))
     with pytest.raises(UserError, match='sub_nets.json .*: write it with tools/test.py'):
         write_report(tmp_path)
+
+
+def test_report_of_points_opens_with_what_to_ship(tmp_path, capsys):
+    run, latency = put_run(tmp_path / 'run'), put_latency(tmp_path / 'ms.json')
+    for code in ('FFFF', 'TTTT@480-50'):
+        paint(tmp_path / 'vis' / code, '1.png')
+    argv = [str(run), '--latency', str(latency), '--pictures', str(tmp_path / 'vis')]
+    assert load_tool('report').main(argv) == 0
+    lines = (run / 'report.md').read_text().splitlines()
+    assert lines[0] == '# net'
+    assert lines[2].startswith(
+        'Ship TTTT@640/100 of net for a budget of 20 ms (half of what FFFF@640/100 takes): box AP 34.00 at 20.00 ms; '
+        '-6.00 AP (95 %: '
+    )
+    text = '\n'.join(lines)
+    assert '| TTFF@640/100 | 35.00 | -5.00 (-6.3, -3.5) | 68.00  | 34.00  | -3.20× |' in text
+    assert 'predictions of FFFF and TTTT@480-50' in text
+    assert load_tool('report').main([*argv, '--budget-ms', '25']) == 0
+    assert 'Ship FFFF@480/50 of net for a budget of 25 ms: ' in (run / 'report.md').read_text()
+    for limit, message in (('5', 'the cheapest, TTTT@480/50 of net, takes 10 ms'), ('nan', 'but got nan')):
+        capsys.readouterr()
+        assert load_tool('report').main([*argv, '--budget-ms', limit]) == 2
+        assert message in capsys.readouterr().err
