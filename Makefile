@@ -5,6 +5,7 @@ PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 DEMO := work_dirs/demo
 CONFIG := configs/mask_rcnn_r50_adn_shapes.py
+POINTS := --skip FFFF,TTFF,TTTT --sizes 96,64 --proposals 50,20
 TESTS ?=
 
 .PHONY: setup demo test gpu-check lint clean
@@ -24,10 +25,13 @@ demo: export OMP_NUM_THREADS = 1
 demo: $(READY)
 	$(PYTHON) tools/make_shapes.py data/shapes
 	$(PYTHON) tools/train.py $(CONFIG) --work-dir $(DEMO)
-	$(PYTHON) tools/test.py $(CONFIG) "$$(cat $(DEMO)/last_checkpoint)" --skip FFFF,TTTT --work-dir $(DEMO)/look --show-dir $(DEMO)/pictures \
+	$(PYTHON) tools/test.py $(CONFIG) "$$(cat $(DEMO)/last_checkpoint)" $(POINTS) --work-dir $(DEMO)/look --show-dir $(DEMO)/pictures \
 		--cfg-options test_dataloader.dataset.indices=4
 	$(PYTHON) tools/test.py $(CONFIG) "$$(cat $(DEMO)/last_checkpoint)" --skip all --work-dir $(DEMO)
-	$(PYTHON) tools/report.py $(DEMO) --pictures $(DEMO)/pictures
+	$(PYTHON) tools/test.py $(CONFIG) "$$(cat $(DEMO)/last_checkpoint)" $(POINTS) --work-dir $(DEMO)
+	$(PYTHON) tools/benchmark.py latency $(CONFIG) "$$(cat $(DEMO)/last_checkpoint)" $(POINTS) --rounds 10 --json $(DEMO)/latency.json
+	$(PYTHON) tools/report.py $(DEMO) --pictures $(DEMO)/pictures --latency $(DEMO)/latency.json
+	$(PYTHON) tools/compare.py $(DEMO) --pictures $(DEMO)/pictures --latency $(DEMO)/latency.json --out $(DEMO)
 
 test: $(READY)
 	$(PYTHON) -m pytest -n 2 --dist loadfile $(TESTS)

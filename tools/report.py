@@ -22,7 +22,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument(
-        '--budget-ms', type=float, metavar='X', help="the most milliseconds; default: half of FFFF's, or of its GMACs"
+        '--budget-ms',
+        type=float,
+        metavar='X',
+        help='the most milliseconds; default: halfway from the least to FFFF',
     )
     budget.add_argument('--budget-gmacs', type=float, metavar='X', help='the most GMACs an image')
     return parser.parse_args(argv)

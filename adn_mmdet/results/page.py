@@ -34,7 +34,8 @@ def page(
     Args:
         rows: with all that :mod:`~adn_mmdet.results.frontier` adds, and what they were resampled to.
         metric: which is shown first.
-        budget: cost and limit that are shown first; None takes half of what the reference costs.
+        budget: cost and limit that are shown first; None takes what is halfway from the cheapest
+            point to the reference.
         about: what the numbers are, in a sentence.
         cost_labels: of the axis, by cost.
         pictures: the folder that ``tools/test.py --show-dir`` painted, with a folder a point in it.

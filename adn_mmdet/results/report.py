@@ -37,8 +37,8 @@ def write_report(
         num_pictures: how many images to show.
         latency: files of ``tools/benchmark.py latency --json``.
         metric: the accuracy that the choice goes by; None takes the first of ``METRICS`` that the run has.
-        budget: as that of :func:`~adn_mmdet.results.compare.compare`; None takes half of what FFFF costs at the
-            config's own size, where a point keeps that.
+        budget: as that of :func:`~adn_mmdet.results.compare.compare`; None takes what is halfway from the
+            cheapest point to FFFF at the config's own size.
 
     Returns:
         The path of the report.
@@ -80,14 +80,16 @@ def write_report(
 
 
 def _what_to_ship(rows: Sequence[Row], metric: str, budget: tuple[str, float] | None) -> str | None:
-    """The choice as a sentence; None where nobody named a budget and nothing keeps half of what FFFF costs."""
+    """The choice as a sentence; None where nobody named a budget and nothing is cheaper than FFFF."""
     if budget:
         return describe_choice(choose(rows, metric, *budget))
     for reference in [row for row in rows if row['is_reference']]:
         cost = 'ms' if reference.get('ms') else 'gmacs'
-        limit, front = float(f'{reference[cost] / 2:.3g}'), pareto_front(sub_net_points(rows, cost, metric))
-        if front and front[0].cost <= limit:
-            return describe_choice(choose(rows, metric, cost, limit), f' (half of what {reference["point"]} takes)')
+        if front := pareto_front(sub_net_points(rows, cost, metric)):
+            limit = float(f'{(reference[cost] + front[0].cost) / 2:.3g}')
+            if front[0].cost <= limit < reference[cost]:
+                between = f' (halfway from the cheapest to {reference["point"]})'
+                return describe_choice(choose(rows, metric, cost, limit), between)
     return None
 
 

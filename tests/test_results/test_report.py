@@ -128,8 +128,8 @@ def test_report_of_points_opens_with_what_to_ship(tmp_path, capsys):
     lines = (run / 'report.md').read_text().splitlines()
     assert lines[0] == '# net'
     assert lines[2].startswith(
-        'Ship TTTT@640/100 of net for a budget of 20 ms (half of what FFFF@640/100 takes): box AP 34.00 at 20.00 ms; '
-        '-6.00 AP (95 %: '
+        'Ship FFFF@480/50 of net for a budget of 25 ms (halfway from the cheapest to FFFF@640/100): '
+        'box AP 38.00 at 24.00 ms; -2.00 AP (95 %: '
     )
     text = '\n'.join(lines)
     assert '| TTFF@640/100 | 35.00 | -5.00 (-6.3, -3.5) | 68.00  | 34.00  | -3.20× |' in text
