@@ -5,7 +5,7 @@ _base_ = ['mmpretrain::resnet/resnet50_8xb32_in1k.py', '../_base_/classification
 
 width, num_epochs = 8, 6
 model = dict(
-    backbone=dict(base_channels=width, in_channels=1, zero_init_residual=False),
+    backbone=dict(base_channels=width, stem_channels=width, in_channels=1, zero_init_residual=False),
     head=dict(num_classes=10, in_channels=32 * width),
 )
 data_preprocessor = dict(_delete_=True, mean=[72.94], std=[90.02], num_classes=10)

@@ -63,8 +63,16 @@ def test_rows_are_trained_once_and_reported(data, tmp_path, monkeypatch, capsys)
     again = json.loads(results.read_text())
     assert len(again) == 2 and len(again[1]['right']) == 18 and again[1]['right'].items() >= first[1]['right'].items()
     fashion_mnist.report(again)
+    fashion_mnist.print_gradients('both', 0, 2, fashion_mnist.Batches(data, 'train'))
     shown = capsys.readouterr().out
+    assert 'super.loss has 1.00 of the norm of super.loss, cosine +1.00' in shown and 'base.loss has ' in shown
     assert '| both | ' in shown and 'both FFFF - R50 alone: ' in shown and (tmp_path / 'plot.png').stat().st_size
+
+
+def test_the_net_that_is_trained_alone_begins_as_the_super_net(data):
+    alone, joint = (fashion_mnist.build(row, 0).state_dict() for row in ('R50', 'both'))
+    assert alone.keys() == {name for name in joint if '_skip' not in name}
+    assert all(torch.equal(value, joint[name]) for name, value in alone.items())
 
 
 def test_interval_adds_what_seeds_and_images_leave_open():

@@ -1,6 +1,7 @@
 """Trains and tests the rows of docs/ablations.md on Fashion-MNIST, and prints its table and intervals.
 
 python tools/benchmarks/fashion_mnist.py train --rows 'R50;R50-Base;both' --seeds 0,1,2   adds what is missing
+python tools/benchmarks/fashion_mnist.py gradients --rows both   of the rows' last checkpoints
 python tools/benchmarks/fashion_mnist.py report   prints tables and intervals, draws docs/fashion_mnist.png
 
 All images fit in memory, resized as the configs of configs/classification/ do; what those do to an image (a shift by up
@@ -196,13 +197,16 @@ def test(
     return found
 
 
-def run(rows: Sequence[str], seeds: Sequence[int], steps: int, data_root: str, path: Path, all_codes: bool) -> None:
-    """Train and test the rows that ``path`` lacks, seed by seed; test all depths of those that are trained."""
-    init_default_scope('mmpretrain')
-    MMLogger.get_instance('fashion_mnist', log_level='WARNING')
+def both_splits(data_root: str) -> tuple[Batches, Batches]:
+    """Training and test images."""
     cfg = Config.fromfile(str(CONFIGS / 'resnet50_narrow_fashion_mnist.py'))
     cfg.test_dataloader.dataset.data_root = data_root
-    train_set, test_set = Batches(cfg, 'train'), Batches(cfg, 'test')
+    return Batches(cfg, 'train'), Batches(cfg, 'test')
+
+
+def run(rows: Sequence[str], seeds: Sequence[int], steps: int, data_root: str, path: Path, all_codes: bool) -> None:
+    """Train and test the rows that ``path`` lacks, seed by seed; test all depths of those that are trained."""
+    train_set, test_set = both_splits(data_root)
     results = json.loads(path.read_text()) if path.exists() else []
     CHECKPOINTS.mkdir(parents=True, exist_ok=True)
     for seed, row in itertools.product(seeds, rows):
@@ -230,6 +234,42 @@ def run(rows: Sequence[str], seeds: Sequence[int], steps: int, data_root: str, p
         print(f'{row}, seed {seed}: {shown}; {result["seconds"]:.0f} s; {result["logged"]}', flush=True)
 
 
+def print_gradients(row: str, seed: int, steps: int, train_set: Batches) -> None:
+    """Print how the gradients of the loss's parts lie to each other, on the convolutions that both nets use.
+
+    They are those of a trained row, with labels for both nets and all distillation, on 10 training batches.
+    """
+    model = build(row, seed)
+    model.load_state_dict(torch.load(CHECKPOINTS / f'{row}_{seed}_{steps}.pth')['state_dict'])
+    model.train()
+    distillation = SelfDistillation(model, DistillationSettings(prediction_weight=1.0))
+    distillation.attach()
+    own = {id(p) for stage in distillation.backbone.stages for block in stage.skippable for p in block.parameters()}
+    shared = [p for p in distillation.backbone.parameters() if p.dim() > 1 and id(p) not in own]
+    found: dict[str, list[tuple[float, float]]] = {}
+    for images, labels in train_set.shuffled(10, seed=2000):
+        losses = model(images, [DataSample().set_gt_label(label) for label in labels], mode='loss')
+        of_super = torch.empty(0)
+        for part in ('super.loss', 'base.loss', 'kd.loss_cls', 'kd.loss_stage'):
+            loss = sum(value for name, value in losses.items() if name.startswith(part))
+            gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, shared, retain_graph=True)])
+            of_super = gradient if part == 'super.loss' else of_super
+            ratio, cosine = gradient.norm() / of_super.norm(), torch.cosine_similarity(gradient, of_super, dim=0)
+            found.setdefault(part, []).append((float(ratio), float(cosine)))
+    for part, pairs in found.items():
+        ratio, cosine = np.mean(pairs, axis=0)
+        print(f'{row}, seed {seed}: {part} has {ratio:.2f} of the norm of super.loss, cosine {cosine:+.2f}', flush=True)
+
+
+COLUMNS = {
+    'super-net': 'FFFF',
+    'base-net': 'TTTT',
+    'super-net, recalibrated': 'FFFF recalibrated',
+    'base-net, recalibrated': 'TTTT recalibrated',
+    'TFFF': 'TFFF',
+    'FFFT': 'FFFT',
+}
+JOINT = ('both', 'norms', 'distillation', 'neither', 'both, labels')
 # Accuracy of a row at a code less that of another at its code, seed by seed.
 CONTRASTS = [
     ('R50', ALONE, 'R50-Base', ALONE),
@@ -237,10 +277,17 @@ CONTRASTS = [
     ('both', 'TTTT', 'R50-Base', ALONE),
     ('both', 'FFFF recalibrated', 'both', 'FFFF'),
     ('both', 'TTTT recalibrated', 'both', 'TTTT'),
+    ('norms', 'FFFF', 'R50', ALONE),
+    ('norms', 'TTTT', 'R50-Base', ALONE),
+    ('both, labels', 'FFFF', 'R50', ALONE),
+    ('both, labels', 'TTTT', 'R50-Base', ALONE),
     *(('both', code, other, code) for other in ROWS if other not in ('R50', 'R50-Base', 'both') for code in ENDS),
     *((other, code, 'neither', code) for other in ('norms', 'distillation') for code in ENDS),
-    ('both', 'TFFF', 'both', 'FFFT'),
-    ('both', 'FFFF', 'both', 'TTTT'),
+    *((row, f'{code} recalibrated', row, code) for row in ('norms', 'neither', 'distillation') for code in ENDS),
+    *(('norms', f'{code} recalibrated', 'neither', f'{code} recalibrated') for code in ENDS),
+    *(('both, labels', code, 'norms', code) for code in ENDS),
+    *((row, 'TFFF', row, 'FFFT') for row in JOINT),
+    *((row, 'FFFF', row, 'TTTT') for row in JOINT),
 ]
 
 
@@ -269,11 +316,12 @@ def report(results: list[Result]) -> None:
     for result in results:
         for code, text in result['right'].items():
             right.setdefault(result['row'], {}).setdefault(code, {})[result['seed']] = unpacked(text)
-    print('| row | super-net | base-net | TFFF | FFFT |\n|---|---:|---:|---:|---:|')
+    print(f'| row | {" | ".join(COLUMNS)} |\n|---|{"---:|" * len(COLUMNS)}')
     for row in (row for row in ROWS if row in right):
-        codes = {'R50': [ALONE], 'R50-Base': ['', ALONE]}.get(row, ['FFFF', 'TTTT', 'TFFF', 'FFFT'])
+        alone = {'R50': 'FFFF', 'R50-Base': 'TTTT'}.get(row)
+        codes = [code.replace(alone, ALONE) if alone else code for code in COLUMNS.values()]
         shown = [spread(right[row][code]) if code in right[row] else '' for code in codes]
-        print(f'| {" | ".join([row, *shown, *[""] * (4 - len(shown))])} |')
+        print(f'| {" | ".join([row, *shown])} |')
     for row, code, other, other_code in CONTRASTS:
         ours, theirs = right.get(row, {}).get(code, {}), right.get(other, {}).get(other_code, {})
         if seeds := sorted(ours.keys() & theirs.keys()):
@@ -295,7 +343,7 @@ def spread(by_seed: dict[int, np.ndarray]) -> str:
 def picture(right: dict[str, dict[str, dict[int, np.ndarray]]]) -> bytes:
     """Mean accuracy of all depths, and of the nets trained alone, against their cost."""
     rows: list[dict[str, Any]] = []
-    for row in (row for row in ('both', 'R50', 'R50-Base') if row in right):
+    for row in (row for row in ('both', 'norms', 'R50', 'R50-Base') if row in right):
         codes = [None] if ALONE in right[row] else list(SkipConfig.all(4))
         for code, cost in zip(codes, count_costs(build(row, 0), codes if codes[0] else None, (32, 32))):
             if by_seed := right[row].get(str(code or ALONE)):
@@ -309,7 +357,7 @@ def picture(right: dict[str, dict[str, dict[int, np.ndarray]]]) -> bytes:
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('what', choices=['train', 'report'])
+    parser.add_argument('what', choices=['train', 'gradients', 'report'])
     parser.add_argument('--rows', help=f'separated by semicolons, of {"; ".join(ROWS)}; default all')
     parser.add_argument('--seeds', default='0,1,2')
     parser.add_argument('--steps', type=int, default=STEPS)
@@ -317,9 +365,17 @@ def main() -> None:
     parser.add_argument('--results', type=Path, default=RESULTS)
     parser.add_argument('--all-codes', action='store_true', help='test all depths of rows that are trained already')
     args = parser.parse_args()
+    rows, seeds = args.rows.split(';') if args.rows else list(ROWS), list(map(int, args.seeds.split(',')))
+    if unknown := set(rows) - ROWS.keys():
+        parser.error(f'--rows should be of {"; ".join(ROWS)}, but got {"; ".join(unknown)}')
+    init_default_scope('mmpretrain')
+    MMLogger.get_instance('fashion_mnist', log_level='WARNING')
     if args.what == 'train':
-        rows = args.rows.split(';') if args.rows else list(ROWS)
-        run(rows, list(map(int, args.seeds.split(','))), args.steps, args.data_root, args.results, args.all_codes)
+        run(rows, seeds, args.steps, args.data_root, args.results, args.all_codes)
+    elif args.what == 'gradients':
+        train_set, _ = both_splits(args.data_root)
+        for row, seed in itertools.product(rows, seeds):
+            print_gradients(row, seed, args.steps, train_set)
     else:
         report(json.loads(args.results.read_text()))
 
