@@ -9,7 +9,7 @@ import pytest
 
 from adn_mmdet import UserError
 from adn_mmdet.cost.latency import LatencyRow
-from adn_mmdet.results.rows import TIMES, add_row, held_rows, of_weights, point_of, read_latency, read_sub_nets
+from adn_mmdet.results.rows import POINT, TIMES, add_row, held_rows, of_weights, point_of, read_latency, read_sub_nets
 
 RUN = dict(
     name='net', checkpoint_sha256='a', annotations_sha256=None, classes=['cell'], num_images=3, input_size=[32, 64]
@@ -227,7 +227,7 @@ def test_the_run_of_some_weights(tmp_path):
 
 
 def test_what_a_latency_row_adds():
-    assert {'skip', *TIMES} == {field.name for field in fields(LatencyRow)}
+    assert {*POINT, *TIMES} == {field.name for field in fields(LatencyRow)}
 
 
 def test_files_that_are_damaged_are_refused_in_one_line_or_hold_sound_rows(tmp_path):
