@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from mmengine.config import Config
 from ..config import annotation_file, choose_codes, coco_dataset
 from ..errors import UserError
 from ..files import file_sha256
-from ..input_size import default_input_size, own_size
+from ..input_size import default_input_size, own_point
 from ..operating_point import OperatingPoint
 from ..results.rows import Row, Size, SubNetsRun
 from ..skip_config import SkipConfig
@@ -35,16 +34,8 @@ def choose_points(
     """
     codes = _choose_codes(cfg, skip)
     points = parse_points(codes, _agreed(cfg, 'sizes', sizes), _agreed(cfg, 'proposals', proposals))
-    size, number = _own_size(cfg), _own_proposals(cfg)
-    as_own = (
-        OperatingPoint(
-            point.skip,
-            None if point.size == size else point.size,
-            None if point.proposals == number else point.proposals,
-        )
-        for point in points
-    )
-    return list(dict.fromkeys(as_own))
+    own = own_point(cfg)
+    return list(dict.fromkeys(point.relative_to(own) for point in points))
 
 
 def _agreed(cfg: Config, key: str, given: Numbers | None) -> Numbers | None:
@@ -98,15 +89,14 @@ class Facts(SubNetsRun):
 
     def row(self, point: OperatingPoint) -> Row:
         """The keys of a point's row, which say what the point leaves to the config."""
-        own = dict(skip=None, size=self.size, proposals=self.proposals)
-        return {key: own[key] if value is None else value for key, value in point.as_row().items()}
+        return point.filled(OperatingPoint(None, self.size, self.proposals)).as_row()
 
 
 def read_facts(cfg: Config, points: Sequence[OperatingPoint], tta: bool) -> Facts:
     """What a config says of a run, as the user has it; what is not known before the run is filled in later."""
     if tta and any(point.size or point.proposals for point in points):
         raise UserError('--tta has views of its own: leave --sizes and --proposals out')
-    annotations = annotation_file(cfg.test_dataloader)
+    annotations, own = annotation_file(cfg.test_dataloader), own_point(cfg)
     input_sizes = {size: default_input_size(cfg, size) for size in {None, *(point.size for point in points)}}
     return Facts(
         name=Path(cfg.filename).stem,
@@ -116,23 +106,10 @@ def read_facts(cfg: Config, points: Sequence[OperatingPoint], tta: bool) -> Fact
         classes=[],
         num_images=0,
         input_size=Size(list(input_sizes[None])),
-        size=_own_size(cfg),
-        proposals=_own_proposals(cfg),
+        size=own.size,
+        proposals=own.proposals,
         input_sizes=input_sizes,
     )
-
-
-def _own_size(cfg: Config) -> int | None:
-    """The short side that a config's test pipeline resizes to; None where it does not say."""
-    with contextlib.suppress(UserError):
-        return own_size(cfg)
-    return None
-
-
-def _own_proposals(cfg: Config) -> int | None:
-    """How many proposals the RPN of a config keeps at test time; None of a detector without one."""
-    settings = (cfg.model.get('test_cfg') or {}).get('rpn') or {}
-    return settings.get('max_per_img') if cfg.model.get('rpn_head') else None
 
 
 def settings_sha256(cfg: Config) -> str:

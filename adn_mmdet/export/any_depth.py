@@ -25,6 +25,7 @@ from ..errors import UserError
 from ..files import file_sha256, write_together
 from ..results.rows import of_weights, read_sub_nets
 from ..skip_config import SkipConfig
+from .any_depth_runtime import KEY, SCHEMA
 from .branches import Graph, trace
 from .detections import DenseDetections, TwoStageDetections
 from .expressible import require_expressible
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     import onnx
 
 RUNTIME = Path(__file__).with_name('any_depth_runtime.py')
-KEY, SCHEMA = 'adn_mmdet', 1  # of the metadata, as the runtime reads them
 # Of the test pipeline: what leaves an image's pixels where they are.
 NO_RESIZING = ('LoadImageFromFile', 'LoadAnnotations', 'PackDetInputs')
 # Sizes that are neither equal to each other, nor multiples of a stride, so that the trace takes none for a constant.

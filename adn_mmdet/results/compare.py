@@ -18,7 +18,7 @@ from .intervals import without_draws
 from .latency import about_file, join_latency, require_equal
 from .page import page
 from .plot import plot_accuracy_against_cost
-from .rows import METRICS, TIMES, PathLike, Results, Row, SubNetsRun, read_sub_nets
+from .rows import METRICS, TIMES, PathLike, Results, Row, SubNetsRun, main_metric, read_sub_nets
 from .tables import escape, legend, markdown_table, measure, named_apart, print_table, size_text, table_rows
 
 SCHEMA = 1
@@ -70,8 +70,7 @@ def compare(
         for run in tested
         for row in frontier_rows(run)
     ] + published
-    known = [name for name in METRICS if any(row.get(name) is not None for run in tested for row in run.rows)]
-    metric = metric or [*known, 'bbox_mAP'][0]
+    metric = metric or main_metric(row for run in tested for row in run.rows)
     add_fronts(rows)
     return {
         'schema': SCHEMA,
@@ -182,10 +181,11 @@ def write_comparison(content: dict[str, Any], folder: PathLike, pictures: PathLi
     """
     rows, sizes = list(map(without_draws, content['rows'])), [run['input_size'] for run in content['runs']]
     known = [row if row['input_size'] in sizes else {**row, 'gmacs': None} for row in rows]  # costs of one size
-    picture = plot_accuracy_against_cost(known, describe_costs(content))
+    about, costs = f'{describe(content)}.', describe_costs(content)
+    picture = plot_accuracy_against_cost(known, costs)
     parts = [
         '# Comparison',
-        f'{escape(describe(content))}.',
+        escape(about),
         markdown_table(table_rows(content['rows'], content['metric'])),
         escape(describe_choice(content['choice'])) if content['choice'] else '',
         f'![{measure(rows)} against cost](compare.png)' if picture else '',
@@ -194,8 +194,8 @@ def write_comparison(content: dict[str, Any], folder: PathLike, pictures: PathLi
     table = DataFrame(rows, dtype=object).to_csv(index=False)  # as objects, whole numbers stay whole beside empty cells
     text = '\n\n'.join(filter(None, parts)) + '\n'
     budget = (content['choice']['cost'], content['choice']['budget']) if content['choice'] else None
-    about, where = f'{describe(content)}.', None if pictures is None else Path(pictures)
-    html = page(content['rows'], content['metric'], budget, about, describe_costs(content), where) if picture else None
+    where = None if pictures is None else Path(pictures)
+    html = page(content['rows'], content['metric'], budget, about, costs, where) if picture else None
     data = json_bytes({**content, 'rows': rows})
     contents = zip(FILES, (data, table.encode(), text.encode(), picture, html))
     write_together({Path(folder) / name: content for name, content in contents})

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from .rows import TIMES, LatencyRun, PathLike, Results, Row, SubNetsRun, point_of, printable, read_latency
+from ..operating_point import OperatingPoint
+from .rows import TIMES, LatencyRun, PathLike, Results, SubNetsRun, printable, read_latency
 from .tables import size_text
 
 # What all latency files must agree in.
@@ -70,16 +71,15 @@ def _add_latency(run: Results[SubNetsRun], latency: Results[LatencyRun]) -> Resu
         )
     if any('ms' in row for row in run.rows):
         raise UserError(f'{latency.path} is a second latency file of {run.name}: give one')
-    own = run.run.size, run.run.proposals
-    times = {_place(row, own): {key: row[key] for key in TIMES if key in row} for row in latency.rows}
-    if not any(_place(row, own) in times for row in run.rows):
+    own = OperatingPoint(None, run.run.size, run.run.proposals)
+    points = [OperatingPoint.from_row(row).relative_to(own) for row in run.rows]
+    times = {
+        OperatingPoint.from_row(row).relative_to(own): {key: row[key] for key in TIMES if key in row}
+        for row in latency.rows
+    }
+    if times.keys().isdisjoint(points):
         what, options = 'depths', '--skip'
         if not {row['skip'] for row in run.rows}.isdisjoint(row['skip'] for row in latency.rows):
             what, options = 'points', '--sizes and --proposals'
         raise UserError(f'{latency.path} has none of the {what} in {run.path}: measure those, with {options}')
-    return replace(run, rows=[{**row, **times.get(_place(row, own), {})} for row in run.rows])
-
-
-def _place(row: Row, own: tuple[int | None, int | None]) -> tuple[Any, ...]:
-    """A row's operating point, None standing for what is the config's own."""
-    return row['skip'], *(None if value == mine else value for value, mine in zip(point_of(row)[1:], own))
+    return replace(run, rows=[{**row, **times.get(point, {})} for row, point in zip(run.rows, points)])

@@ -13,6 +13,7 @@ from plotly.offline import get_plotlyjs
 from ..errors import UserError
 from .choice import choose, describe_choice
 from .frontier import COSTS, UNITS, mixes
+from .intervals import without_draws
 from .pareto import pareto_front, sub_net_points
 from .pictures import data_uri, painted, pictures_in
 from .rows import METRICS, Row
@@ -45,7 +46,7 @@ def page(
     """
     pairs = list(product(METRICS, COSTS))
     content = {
-        'rows': [{key: value for key, value in row.items() if not key.endswith('_resampled')} for row in rows],
+        'rows': list(map(without_draws, rows)),
         'metrics': {key: METRICS[key] for key in METRICS if any(row.get(key) is not None for row in rows)},
         'costs': {key: cost_labels[key] for key in ('ms', 'gmacs') if any(row.get(key) is not None for row in rows)},
         'units': UNITS,

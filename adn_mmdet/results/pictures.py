@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -35,6 +36,16 @@ def pictures_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob('[!.]*') if path.is_file())
 
 
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Say in one line which picture cannot be read."""
+    try:
+        yield
+    except Exception as error:  # every decoder has its own
+        reason = str(error).partition('\n')[0][:60]
+        raise UserError(f'cannot read the picture {path} ({reason}): paint it again') from error
+
+
 def data_uri(path: Path) -> str:
     """A picture as a small JPEG file inside a page.
 
@@ -42,13 +53,9 @@ def data_uri(path: Path) -> str:
         UserError: it cannot be read.
     """
     buffer = io.BytesIO()
-    try:
-        with Image.open(path) as image:
-            image.thumbnail(MOST_PIXELS)
-            image.convert('RGB').save(buffer, 'JPEG', quality=85)
-    except Exception as error:  # every decoder has its own
-        reason = str(error).partition('\n')[0][:60]
-        raise UserError(f'cannot read the picture {path} ({reason}): paint it again') from error
+    with _reading(path), Image.open(path) as image:
+        image.thumbnail(MOST_PIXELS)
+        image.convert('RGB').save(buffer, 'JPEG', quality=85)
     return f'data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}'
 
 
@@ -64,11 +71,8 @@ def side_by_side(folders: Sequence[Path], num_pictures: int) -> bytes:
     paths = [[folder / name for folder in folders] for name in sorted(shared)[:num_pictures]]
     figure = Figure(figsize=(4 * len(folders), 2 * len(paths)), dpi=120, layout='compressed')
     for path, axis in zip(sum(paths, []), figure.subplots(len(paths), len(folders), squeeze=False).flat):
-        try:
+        with _reading(path):
             axis.imshow(imread(path))
-        except Exception as error:  # every decoder has its own
-            reason = str(error).partition('\n')[0][:60]
-            raise UserError(f'cannot read the picture {path} ({reason}): paint it again') from error
         axis.set_axis_off()
         axis.set_title(path.parent.name if path in paths[0] else '', fontsize=10, parse_math=False)
     return png(figure)

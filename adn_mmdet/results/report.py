@@ -13,7 +13,7 @@ from .latency import join_latency
 from .pareto import pareto_front, sub_net_points
 from .pictures import painted, side_by_side
 from .plot import plot_accuracy_against_cost
-from .rows import FILE_NAME, METRICS, PathLike, Row, read_sub_nets
+from .rows import FILE_NAME, PathLike, Row, main_metric, read_sub_nets
 from .tables import escape, legend, markdown_table, measure, named_apart, size_text, table_rows
 
 FILES = ('report.md', 'accuracy_cost.png', 'predictions.png')  # what is written
@@ -55,7 +55,7 @@ def write_report(
     runs, _ = join_latency(named_apart(read_sub_nets(folder / FILE_NAME)), latency)
     tables = [[{'run': run.name, **row} for row in frontier_rows(run)] for run in runs]
     rows = tables[0]
-    metric = metric or next((name for name in METRICS if any(row.get(name) is not None for row in rows)), 'bbox_mAP')
+    metric = metric or main_metric(rows)
     sections = []
     for run, table in zip(runs, tables):
         add_fronts(table)

@@ -204,6 +204,12 @@ def point_of(row: Row) -> tuple[str | None, int | None, int | None]:
     return row['skip'], row.get('size'), row.get('proposals')
 
 
+def main_metric(rows: Iterable[Row]) -> str:
+    """The first of ``METRICS`` that one of the rows has; box AP where none has any."""
+    known = {name for row in rows for name in METRICS if row.get(name) is not None}
+    return next((name for name in METRICS if name in known), 'bbox_mAP')
+
+
 def in_order(rows: Iterable[Row]) -> list[Row]:
     """Rows of one run, the largest size first, of equal ones the most proposals, then from super-net to base-net."""
     numbers = 'size', 'proposals'

@@ -5,7 +5,6 @@ import json
 import math
 import os
 import re
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -29,15 +28,6 @@ REAL = Path(os.environ.get('ADN_TEST_DATA', 'nowhere')) / 'coco-mini/annotations
 @pytest.fixture(scope='module')
 def annotations(shapes):
     return shapes / 'annotations' / 'instances_val.json'
-
-
-@pytest.fixture(params=['faster-coco-eval', 'pycocotools'])
-def backend(request, monkeypatch):
-    if request.param == 'pycocotools':
-        monkeypatch.setitem(sys.modules, 'faster_coco_eval', None)  # as if it were not installed
-    else:
-        pytest.importorskip('faster_coco_eval')
-    return request.param
 
 
 def evaluate(metric, predictions):

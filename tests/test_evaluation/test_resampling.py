@@ -1,5 +1,4 @@
 import copy
-import sys
 
 import numpy as np
 import pytest
@@ -9,14 +8,6 @@ from adn_mmdet.datasets.parsed import as_coco
 from adn_mmdet.evaluation.resampling import draws
 
 NUM_DRAWS = 12
-
-
-@pytest.fixture(params=['faster-coco-eval', 'pycocotools'])
-def backend(request, monkeypatch):
-    if request.param == 'pycocotools':
-        monkeypatch.setitem(sys.modules, 'faster_coco_eval', None)  # as if it were not installed
-    else:
-        pytest.importorskip('faster_coco_eval')
 
 
 @pytest.fixture

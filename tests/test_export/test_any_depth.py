@@ -1,8 +1,6 @@
 import copy
 import json
 import os
-import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -144,12 +142,6 @@ def tiny(tmp_path_factory):
     torch.save(build(cfg).state_dict(), folder / 'weights.pth')
     cfg.dump(folder / 'tiny.py')
     return folder
-
-
-@pytest.fixture
-def saved(tiny, tmp_path):
-    """The bare weights of a tiny detector, and its config, as files."""
-    return Path(shutil.copytree(tiny, tmp_path, dirs_exist_ok=True))
 
 
 @pytest.fixture(scope='module')

@@ -1,6 +1,5 @@
 import os
 import pickle
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -178,12 +177,6 @@ def tiny(tmp_path_factory):
     torch.save(build(cfg).state_dict(), folder / 'weights.pth')
     cfg.dump(folder / 'tiny.py')
     return folder
-
-
-@pytest.fixture
-def saved(tiny, tmp_path):
-    """The bare weights of a tiny detector, and its config, as files."""
-    return Path(shutil.copytree(tiny, tmp_path, dirs_exist_ok=True))
 
 
 @torch.no_grad()
