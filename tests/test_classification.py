@@ -39,7 +39,10 @@ def test_from_training_to_report(run, capsys):
     assert load_tool('report').main([str(folder / 'work')]) == 0
     report = (folder / 'work' / 'report.md').read_text()
     assert '6 images; accuracy in percent; costs for one image of 32×32 px' in report
-    assert '| skip | top-1 | GMACs |' in report and (folder / 'work' / 'accuracy_cost.png').stat().st_size
+    assert (
+        '| skip | top-1 | to FFFF (95 %) | GMACs | to a mix |' in report
+        and (folder / 'work' / 'accuracy_cost.png').stat().st_size
+    )
     out = str(folder / 'compare')
     assert load_tool('compare').main([str(folder / 'work'), '--budget-gmacs', '0.0015', '--out', out]) == 0
     assert 'top-1' in capsys.readouterr().out

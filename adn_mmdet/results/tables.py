@@ -94,8 +94,9 @@ def _table_row(row: Row, metric: str, mixed: str) -> Row:
 def legend(rows: Sequence[Row], metric: str) -> str:
     """What the marks in :func:`table_rows` mean."""
     name, text = METRICS[metric], f'* is on the Pareto front of {METRICS[metric]}'
-    if any(row.get('diff') for row in rows):
-        text += f"; to FFFF: {name} minus that of FFFF at the config's own size, 95 % intervals of drawn images"
+    if differences := [row['diff'] for row in rows if row.get('diff')]:
+        text += f"; to FFFF: {name} minus that of FFFF at the config's own size"
+        text += ', 95 % intervals of drawn images' if any('(' in difference for difference in differences) else ''
     if any('×' in row.get('over_mix', '') for row in rows):
         text += f'; × is worth nothing: alternating FFFF and TTTT has a higher {name} for the same cost'
     return text
