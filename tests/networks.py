@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from mmdet.models import MobileNetV2, RegNet, ResNet, ResNeXt, SwinTransformer
+from mmdet.models import CSPDarknet, CSPNeXt, MobileNetV2, RegNet, ResNet, ResNeXt, SwinTransformer
 from mmpretrain.models import SwinTransformer as ImageNetSwinTransformer
 from mmpretrain.models import VisionTransformer
 from tiny import randomize_norms
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from adn_mmdet import SkipConfig
 from adn_mmdet.backbones import (
+    AdaptiveDepthCSPDarknet,
+    AdaptiveDepthCSPNeXt,
     AdaptiveDepthMobileNetV2,
     AdaptiveDepthRegNet,
     AdaptiveDepthResNet,
@@ -94,6 +96,23 @@ def _kin(adaptive: type, stock: type, blocks: Sequence[int], mandatory: Sequence
     )
 
 
+def _csp(adaptive: type, stock: type, blocks: Sequence[int], mandatory: Sequence[int], norms: int):
+    def arch(chosen: Sequence[int]) -> dict[str, object]:
+        widths = (8, 8, 16, 16, 32)
+        stages = [[*widths[i : i + 2], number, i < 3, i == 3] for i, number in enumerate(chosen)]
+        return dict(arch_ovewrite=stages, out_indices=(1, 2, 3, 4))
+
+    return Network(
+        lambda **kwargs: adaptive(**(arch(blocks) | kwargs)),
+        lambda **kwargs: stock(**(arch(blocks) | kwargs)),
+        blocks,
+        mandatory,
+        lambda key: int(key[5]) - 1 if key.startswith('stage') else None,
+        lambda chosen: stock(**arch(chosen)),
+        len(blocks) * 3 + norms * sum(mandatory),
+    )
+
+
 NETWORKS = {
     'swin': Network(
         lambda **kwargs: AdaptiveDepthSwin(**(SWIN | kwargs)),
@@ -137,6 +156,8 @@ NETWORKS = {
         AdaptiveDepthResNeXt, ResNeXt, (3, 4, 6, 3), (2, 2, 3, 2), 3, depth=50, groups=4, base_width=4, **RESNET
     ),
     'regnet': _kin(AdaptiveDepthRegNet, RegNet, (1, 2, 4, 2), (1, 1, 2, 1), 3, arch=REGNET, norm_eval=False),
+    'cspnext': _csp(AdaptiveDepthCSPNeXt, CSPNeXt, (1, 2, 4, 3), (1, 1, 2, 2), 3),
+    'cspdarknet': _csp(AdaptiveDepthCSPDarknet, CSPDarknet, (1, 3, 3, 1), (1, 2, 2, 1), 2),
 }  # fmt: skip
 FOUR = ('swin', 'imagenet swin', 'mobilenet', 'vit')
 

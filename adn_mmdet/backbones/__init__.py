@@ -1,5 +1,6 @@
 from .adaptive_depth import AdaptiveDepthBackbone, find_backbone, num_mandatory, set_skip
 from .compiled import compile_stages
+from .csp_next import AdaptiveDepthCSPDarknet, AdaptiveDepthCSPNeXt
 from .features import extract_feats, unwrap
 from .mobilenet_v2 import AdaptiveDepthMobileNetV2, ShallowMobileNetV2
 from .resnet import AdaptiveDepthRegNet, AdaptiveDepthResNet, AdaptiveDepthResNeXt, ShallowResNet
@@ -11,6 +12,8 @@ from .vit import AdaptiveDepthViT
 
 __all__ = [
     'AdaptiveDepthBackbone',
+    'AdaptiveDepthCSPDarknet',
+    'AdaptiveDepthCSPNeXt',
     'AdaptiveDepthMobileNetV2',
     'AdaptiveDepthRegNet',
     'AdaptiveDepthResNeXt',
