@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
@@ -28,9 +28,10 @@ from ..operating_point import OperatingPoint
 from ..points import PointLike, point_in_force, require_point, using_point
 from ..results.pareto import Point, best_under_budget, pareto_front
 from .budget import cache_folder, calibrate, worth_by_accuracy, worth_by_depth, worth_in_file
-from .inputs import Image, naming_what_fails, require_paths
-from .strict import StrictInferencer
-from .video import Video
+from .controller import BudgetController
+from .held import frame_by_frame, require_log
+from .inputs import Inputs, naming_what_fails, require_paths
+from .strict import Images, StrictInferencer
 
 
 class AnyDepthInferencer(StrictInferencer):
@@ -40,6 +41,8 @@ class AnyDepthInferencer(StrictInferencer):
     >>> inferencer('street.jpg', skip='TTFF')
     >>> inferencer('street.jpg', point='TTFF@640/300')
     >>> inferencer('drive.mp4', budget_ms=35, out_dir='outputs')
+    >>> for prediction in inferencer('rtsp://camera/1', budget_ms=35, hold=True):
+    ...     print(prediction['point'], prediction['frame_ms'])
 
     Threads may call one inferencer at the same time, each with its own point.
 
@@ -86,26 +89,41 @@ class AnyDepthInferencer(StrictInferencer):
         self.fronts: dict[int, list[Point]] = {}  # by batch size: the points worth running
         self._calibrating = threading.Lock()
 
+    @overload
+    def __call__(
+        self, inputs: Inputs, batch_size: int = 1, *, hold: Literal[True], **kwargs: Any
+    ) -> Iterator[dict[str, Any]]: ...
+
+    @overload
+    def __call__(
+        self, inputs: Inputs, batch_size: int = 1, *, hold: Literal[False] = False, **kwargs: Any
+    ) -> dict[str, list[Any]]: ...
+
     def __call__(
         self,
-        inputs: Image | Video | Sequence[Image],
+        inputs: Inputs,
         batch_size: int = 1,
         *,
         skip: Skip | None = None,
         point: PointLike | None = None,
         budget_ms: float | None = None,
+        hold: bool = False,
+        log: str | os.PathLike[str] | None = None,
         **kwargs: Any,
-    ) -> dict[str, list[Any]]:
+    ) -> dict[str, list[Any]] | Iterator[dict[str, Any]]:
         """Detect.
 
         Args:
-            inputs: as in DetInferencer, or a video.
+            inputs: as in DetInferencer, or a video, or a live source.
             batch_size: images a forward.
             skip: the depth, at the input size and the proposals in force.
             point: an operating point, such as ``'TTFF@640/300'``; what it leaves out is the config's own, and of the
                 depth the one in force.
             budget_ms: the most milliseconds that a call may take, from image files to detections, as measured by
                 :meth:`calibrate`; the best point within it runs.
+            hold: choose the point anew for each frame or image, by what those before it really took, so that the budget
+                holds while the load of the machine changes. Nothing runs until what is returned is iterated over.
+            log: a CSV file of what ran: ``frame,point,ms``. With ``hold`` only.
             **kwargs: those of DetInferencer, such as ``out_dir``.
 
         Without ``skip``, ``point`` and ``budget_ms`` what is in force runs: that of ``using_point`` or ``using_skip``,
@@ -113,12 +131,18 @@ class AnyDepthInferencer(StrictInferencer):
 
         Returns:
             That of StrictInferencer; a prediction has its ``skip`` and its ``point`` as well. Its ``ms`` is that of its
-            forward alone.
+            forward alone. With ``hold`` a generator of predictions, none of which is kept; their ``frame_ms`` is what
+            the budget is of, see :func:`~adn_mmdet.inference.held.frame_by_frame`.
 
         Raises:
             UserError: for whatever a user can get wrong.
         """
         images = self._inputs_to_list(inputs)  # what is wrong with them is said before a calibration
+        if hold:
+            self._require_one(skip, point, budget_ms)
+            return self._hold(images, batch_size, budget_ms, log, **kwargs)
+        if log is not None:
+            raise UserError('log=FILE says what a held budget ran: give hold=True as well')
         chosen = self.choose(skip, budget_ms, batch_size, point)
         with using_point(self.model, chosen):
             return super().__call__(images, batch_size, **kwargs)
@@ -136,13 +160,7 @@ class AnyDepthInferencer(StrictInferencer):
             UserError: a code or point that is not valid, a budget that no point keeps, two of them, or a depth that is
                 untrained.
         """
-        given = dict(skip=skip, point=point, budget_ms=budget_ms)
-        asked = [f'{name}={value}' for name, value in given.items() if value is not None]
-        if len(asked) > 1:
-            raise UserError(f'{" and ".join(asked)} were both given: give one of them')
-        if self.backbone is None and asked and point is None:
-            kind = type(self.model.backbone).__name__
-            raise UserError(f'{kind} has no depth to choose: leave skip and budget_ms out')
+        self._require_one(skip, point, budget_ms)
         chosen = point_in_force(self.model)
         if point is not None:
             parsed = require_point(self.model, point)
@@ -154,6 +172,35 @@ class AnyDepthInferencer(StrictInferencer):
             chosen = self._best_within(budget_ms, batch_size)
         self._pipeline_at(chosen.size)  # refuses a size that the test pipeline cannot be told
         return chosen
+
+    def _require_one(self, skip: Skip | None, point: PointLike | None, budget_ms: float | None) -> None:
+        given = dict(skip=skip, point=point, budget_ms=budget_ms)
+        asked = [f'{name}={value}' for name, value in given.items() if value is not None]
+        if len(asked) > 1:
+            raise UserError(f'{" and ".join(asked)} were both given: give one of them')
+        if self.backbone is None and asked and point is None:
+            kind = type(self.model.backbone).__name__
+            raise UserError(f'{kind} has no depth to choose: leave skip and budget_ms out')
+
+    def _hold(
+        self,
+        images: Images,
+        batch_size: int,
+        budget_ms: float | None,
+        log: str | os.PathLike[str] | None,
+        **kwargs: Any,
+    ) -> Iterator[dict[str, Any]]:
+        """Check what is asked for, calibrate, and return the generator of predictions."""
+        if budget_ms is None:
+            raise UserError('hold=True holds a budget: give budget_ms=MILLISECONDS')
+        if batch_size != 1:
+            raise UserError(f'a budget is held frame by frame, but got batch_size={batch_size}: leave it out')
+        self._require_trained(point_in_force(self.model), budget_ms)
+        require_log(log)
+        front = self._front(budget_ms, batch_size)
+        points = [OperatingPoint.parse(point.skip) for point in front]
+        controller = BudgetController([point.cost for point in front], budget_ms)
+        return frame_by_frame(self, images, points, controller, log, **kwargs)
 
     def _require_trained(self, point: OperatingPoint, budget_ms: float | None) -> None:
         skips = budget_ms is not None or any(point.skip or ())
@@ -216,11 +263,15 @@ class AnyDepthInferencer(StrictInferencer):
         return rows
 
     def _best_within(self, budget_ms: float, batch_size: int) -> OperatingPoint:
+        return OperatingPoint.parse(best_under_budget(self._front(budget_ms, batch_size), budget_ms).skip)
+
+    def _front(self, budget_ms: float, batch_size: int) -> list[Point]:
+        """The points worth running, the fastest first, for a budget that is one."""
         if not isinstance(budget_ms, Real) or not (math.isfinite(budget_ms) and budget_ms > 0):
             raise UserError(f'budget_ms should be a positive number of milliseconds, but got {budget_ms!r}')
         if batch_size not in self.fronts:
             self.calibrate(batch_size=batch_size)
-        return OperatingPoint.parse(best_under_budget(self.fronts[batch_size], budget_ms).skip)
+        return self.fronts[batch_size]
 
     def _worth_of_points(self, sub_nets: str | os.PathLike[str] | None, metric: str) -> dict[OperatingPoint, float]:
         if sub_nets is None:

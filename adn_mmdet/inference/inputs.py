@@ -11,20 +11,24 @@ import numpy as np
 from mmdet.apis.det_inferencer import IMG_EXTENSIONS
 
 from ..errors import UserError
+from .stream import Stream, is_stream
 from .video import VIDEO_EXTENSIONS, Video
 
 Image = str | os.PathLike[str] | np.ndarray
+Inputs = Image | int | Video | Stream | Sequence[Image]
 KINDS = f'an image ({" ".join(IMG_EXTENSIONS)}), a video ({" ".join(VIDEO_EXTENSIONS)}) or a folder of images'
 
 
-def list_inputs(inputs: Image | Video | Sequence[Image]) -> list[str | np.ndarray] | Video:
-    """The images of a path, a URL, a folder, an array or a list of these; of a video, the video.
+def list_inputs(inputs: Inputs) -> list[str | np.ndarray] | Video | Stream:
+    """The images of a path, a URL, a folder, an array or a list of these; of a video or a live source, this, opened.
 
     Raises:
         UserError: there is nothing there, or nothing that can be looked at.
     """
-    if isinstance(inputs, Video):
+    if isinstance(inputs, (Video, Stream)):
         return inputs
+    if is_stream(inputs):
+        return Stream(inputs)  # type: ignore[arg-type]
     if isinstance(inputs, (str, os.PathLike)):
         path = os.fspath(inputs)
         if path.lower().endswith(VIDEO_EXTENSIONS):

@@ -14,13 +14,14 @@ from ..config import require_writable
 from ..errors import UserError
 from ..files import file_sha256, name_problem, write_atomically
 from .pictures import picture_name
+from .stream import Stream
 from .video import Video
 
 RECORD = '.written_by_adn_mmdet'  # in the output folder: the SHA-256 and the name of each file that was written there
 
 
 def output_names(
-    images: Sequence[str | np.ndarray] | Video, first: tuple[int, int] = (0, 0), predictions: bool = False
+    images: Sequence[str | np.ndarray] | Video | Stream, first: tuple[int, int] = (0, 0), predictions: bool = False
 ) -> list[tuple[str, str]]:
     """Where pictures, or else predictions, of images go, below the output folder, each with what it is of.
 
@@ -28,9 +29,14 @@ def output_names(
         images: what to detect on.
         first: how many pictures and predictions were written before, by which those of arrays are named.
         predictions: whether the predictions are asked for.
+
+    Raises:
+        UserError: predictions of a live source are asked for.
     """
-    if isinstance(images, Video) and not predictions:
+    if isinstance(images, (Video, Stream)) and not predictions:
         return [(f'vis/{images.name}.mp4', images.path)]
+    if isinstance(images, Stream):
+        raise UserError('predictions of a live source, which has no end, are not written: take them as they come')
     if isinstance(images, Video):
         return [(f'preds/{first[1] + index}.json', images.path) for index in range(len(images))]
     names = []

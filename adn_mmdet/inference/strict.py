@@ -7,7 +7,6 @@ import math
 import os
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -33,11 +32,13 @@ from ..export.artifact import artifact_config, is_artifact
 from ..files import file_sha256
 from ..ops.precision import autocast, keep_boxes_exact
 from .config_text import config_of_checkpoint
-from .inputs import Image, list_inputs, naming_what_fails, require_paths
+from .inputs import Inputs, list_inputs, naming_what_fails, require_paths
 from .outputs import note_output, output_names, prediction_name, require_outputs, write_output
 from .pictures import draw_label, encode_picture, picture_name
+from .stream import Stream
 from .video import Video, VideoWriter
 
+Images = list[str | np.ndarray] | Video | Stream
 FACTS = ('skip', 'point', 'ms')  # of a prediction, beside what was detected
 
 
@@ -110,7 +111,7 @@ class StrictInferencer(DetInferencer):
 
     def __call__(
         self,
-        inputs: Image | Video | Sequence[Image],
+        inputs: Inputs,
         batch_size: int = 1,
         *,
         out_dir: str | os.PathLike[str] = '',
@@ -122,8 +123,9 @@ class StrictInferencer(DetInferencer):
         """Detect.
 
         Args:
-            inputs: a path or URL of an image, a folder, a video, an array (H, W, 3) in BGR, or a list of images.
-            batch_size: images a forward.
+            inputs: a path or URL of an image, a folder, a video, an array (H, W, 3) in BGR, or a list of images; or a
+                live source (:class:`~adn_mmdet.inference.stream.Stream`): a webcam's number, an ``'rtsp://…'``.
+            batch_size: images a forward; of a live source one.
             out_dir: where annotated images go (into ``vis/``, as DetInferencer's), or one annotated .mp4.
             no_save_vis: write none.
             no_save_pred: do not write predictions (into ``preds/``, as DetInferencer's).
@@ -133,7 +135,7 @@ class StrictInferencer(DetInferencer):
         Returns:
             As DetInferencer: ``predictions``, each with the ``ms`` of its forward, from preprocessed images to
             detections, beside ``labels``, ``scores``, ``bboxes`` and ``masks``; and ``visualization``, RGB, where
-            ``return_vis`` is set. Of a video no predictions, which are too many: see ``on_prediction``.
+            ``return_vis`` is set. Of a video or a stream no predictions, which are too many: see ``on_prediction``.
 
         Raises:
             UserError: for whatever a user can get wrong, such as an output in the place of an input or of a file that
@@ -142,11 +144,7 @@ class StrictInferencer(DetInferencer):
         require_counts(batch_size=batch_size)
         require_paths(out_dir=out_dir)
         images = self._inputs_to_list(inputs)
-        outputs = []
-        for predictions in [False] * (not no_save_vis) + [True] * (not no_save_pred) if out_dir else []:
-            outputs += output_names(images, (self.num_visualized_imgs, self.num_predicted_imgs), predictions)
-        if outputs:
-            require_outputs(Path(out_dir), outputs)
+        has_outputs = self._require_outputs(images, out_dir, no_save_vis, no_save_pred)
         video: AbstractContextManager[VideoWriter | None] = nullcontext()
         num_seen = 0
 
@@ -156,22 +154,44 @@ class StrictInferencer(DetInferencer):
             if on_prediction is not None:
                 on_prediction(prediction)
 
-        if isinstance(images, Video):
-            if not (outputs or on_prediction or kwargs.get('return_vis') or kwargs.get('show')):
+        if isinstance(images, (Video, Stream)):
+            if not (has_outputs or on_prediction or kwargs.get('return_vis') or kwargs.get('show')):
                 raise UserError('predictions of a video are not kept: give on_prediction=FUNCTION, or out_dir=FOLDER')
-            video = self._video_writer(images, Path(out_dir)) if out_dir and not no_save_vis else video
+            video = self._video_writer(images, out_dir, no_save_vis)
         kwargs.update(no_save_vis=no_save_vis, no_save_pred=no_save_pred, out_dir=os.fspath(out_dir))
-        if isinstance(images, Video) or on_prediction is not None:
+        if isinstance(images, (Video, Stream)) or on_prediction is not None:
             kwargs.update(on_prediction=see)
         with video as writer:
-            results = super().__call__(images, batch_size, video=writer, **kwargs)
-        if isinstance(images, Video) and num_seen < len(images):  # OpenCV just stops
-            warnings.warn(f'{num_seen} of {len(images)} frames could be read: the video may be cut off', stacklevel=2)
+            for part in ([frame] for frame in images) if isinstance(images, Stream) else [images]:
+                results = super().__call__(part, batch_size, video=writer, **kwargs)
+        if isinstance(images, Video):
+            images.warn_if_cut_off(num_seen)
         return results
 
-    def _video_writer(self, video: Video, folder: Path) -> VideoWriter:
-        ((name, _),) = output_names(video)
-        return VideoWriter(folder / name, video.fps, lambda partial: note_output(folder, name, file_sha256(partial)))
+    def _require_outputs(
+        self, images: Images, out_dir: str | os.PathLike[str], no_save_vis: bool, no_save_pred: bool
+    ) -> bool:
+        """Make sure that what is asked for can be written; whether there is anything."""
+        outputs = []
+        for predictions in [False] * (not no_save_vis) + [True] * (not no_save_pred) if out_dir else []:
+            outputs += output_names(images, (self.num_visualized_imgs, self.num_predicted_imgs), predictions)
+        if outputs:
+            require_outputs(Path(out_dir), outputs)
+        return bool(outputs)
+
+    def _video_writer(
+        self, images: Images, out_dir: str | os.PathLike[str], no_save_vis: bool
+    ) -> AbstractContextManager[VideoWriter | None]:
+        """What an annotated video is written by; of anything else, or without a folder, there is none."""
+        if no_save_vis or not out_dir or not isinstance(images, (Video, Stream)):
+            return nullcontext()
+        folder, ((name, _),) = Path(out_dir), output_names(images)
+        return VideoWriter(
+            folder / name,
+            images.fps,
+            lambda partial: note_output(folder, name, file_sha256(partial)),
+            live=isinstance(images, Stream),
+        )
 
     def _init_model(self, cfg: ConfigDict, weights: str, device: str = 'cpu') -> nn.Module:
         is_url = weights.startswith(('http://', 'https://'))
@@ -200,7 +220,7 @@ class StrictInferencer(DetInferencer):
     def _init_pipeline(self, cfg: Config) -> Any:
         return naming_what_fails(super()._init_pipeline(cfg))
 
-    def _inputs_to_list(self, inputs: Image | Video | Sequence[Image]) -> list[str | np.ndarray] | Video:
+    def _inputs_to_list(self, inputs: Inputs) -> Images:
         return list_inputs(inputs)
 
     def preprocess(self, inputs: Sequence[Any], batch_size: int = 1, **kwargs: Any) -> Iterator[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -35,38 +36,58 @@ class Video(VideoReader):
         if len(self) < 1 or self[0] is None:
             raise UserError(f'{path} is no video that OpenCV can read, or is cut off: convert it, for example to .mp4')
 
+    def warn_if_cut_off(self, num_seen: int) -> None:
+        """Say so where fewer frames were seen than the file names: OpenCV just stops."""
+        if num_seen < len(self):
+            warnings.warn(f'{num_seen} of {len(self)} frames could be read: the video may be cut off', stacklevel=3)
+
 
 class VideoWriter:
     """Writes frames to an .mp4 file, which is there once the ``with`` block has ended without an exception.
+
+    To leave a generator that has frames left is no exception.
 
     Args:
         path: where the video goes.
         fps: frames a second.
         finished: called with what was written before it is moved to ``path``.
+        live: keep what was written before an exception as well, Ctrl-C among them: it cannot be had again.
     """
 
-    def __init__(self, path: Path, fps: float, finished: Callable[[Path], None] = lambda partial: None) -> None:
+    def __init__(
+        self, path: Path, fps: float, finished: Callable[[Path], None] = lambda partial: None, live: bool = False
+    ) -> None:
         self.path = path
         self.partial = partial_path(path).with_suffix(f'{PARTIAL}{path.suffix}')  # OpenCV goes by the suffix
         self.fps = fps if math.isfinite(fps) and fps > 0 else USUAL_FPS
-        self.finished = finished
+        self.finished, self.live = finished, live
+        self.size: tuple[int, int] | None = None  # of the first frame
         self.writer: cv2.VideoWriter | None = None
-        self.num_frames = 0
+        self.num_frames, self.resized = 0, False
 
     def write(self, frame: np.ndarray) -> None:
-        """Add a frame, (H, W, 3), BGR; all have the size of the first.
+        """Add a frame, (H, W, 3), BGR; one of another size than the first is resized to that, which is said once.
 
         Raises:
             UserError: the file cannot be written.
         """
         if self.writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            size = frame.shape[1], frame.shape[0]
-            self.writer = cv2.VideoWriter(str(self.partial), cv2.VideoWriter.fourcc(*'mp4v'), self.fps, size)
+            self.size = frame.shape[1], frame.shape[0]
+            self.writer = cv2.VideoWriter(str(self.partial), cv2.VideoWriter.fourcc(*'mp4v'), self.fps, self.size)
             if not self.writer.isOpened():
                 raise UserError(f'cannot write the video {self.path}: this OpenCV has no encoder, or no room is left')
-        self.writer.write(np.ascontiguousarray(frame))
+        self.writer.write(np.ascontiguousarray(self._of_one_size(frame)))
         self.num_frames += 1
+
+    def _of_one_size(self, frame: np.ndarray) -> np.ndarray:
+        if self.size is None or frame.shape[1::-1] == self.size:
+            return frame
+        if not self.resized:
+            sizes = ' to '.join(f'{width}×{height}' for width, height in (self.size, frame.shape[1::-1]))
+            warnings.warn(f'frames change from {sizes}: in {self.path.name} they are resized', stacklevel=3)
+        self.resized = True
+        return cv2.resize(frame, self.size)
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -78,7 +99,7 @@ class VideoWriter:
             return
         self.writer.release()
         try:
-            if kind is None:
+            if self.live or kind is None or kind is GeneratorExit:
                 self._require_whole()
                 self.finished(self.partial)
                 os.replace(self.partial, self.path)

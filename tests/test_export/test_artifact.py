@@ -222,6 +222,8 @@ def test_budgets_by_the_ap_in_the_file(path, shapes, tmp_path, capsys):
     assert len(inferencer.calibrate(rounds=2)) == 3
     image = str(next((shapes / 'val').iterdir()))
     assert inferencer(image, budget_ms=1e5)['predictions'][0]['skip'] == 'TFFF'
+    held = list(inferencer([image] * 2, budget_ms=1e5, hold=True))
+    assert [(one['point'], one['frame_ms'] > one['ms'] > 0) for one in held] == [('TFFF', True)] * 2
     again = AnyDepthInferencer(path, show_progress=False, cache_dir=tmp_path, images=shapes / 'val')
     capsys.readouterr()
     again.calibrate(rounds=2)

@@ -1,4 +1,6 @@
+import itertools
 import shutil
+from types import SimpleNamespace
 
 import cv2
 import pytest
@@ -69,6 +71,28 @@ def test_a_video_is_drawn_frame_by_frame(demo, net, video, tmp_path, capsys):
     (tmp_path / 'out' / 'vis' / 'drive.mp4').write_bytes(b'mine')
     fails(demo, argv, capsys, 'drive.mp4 was not written by an inferencer: move it, or give another output folder')
     assert (tmp_path / 'out' / 'vis' / 'drive.mp4').read_bytes() == b'mine'
+
+
+def test_a_budget_is_held(demo, net, video, tmp_path, capsys, monkeypatch):
+    log, argv = tmp_path / 'ran.csv', [video, *net, '--device', 'cpu', '--score-thr', '1']
+    held = [*argv, '--out', str(tmp_path / 'out'), '--hold', '--log', str(log)]
+    with monkeypatch.context() as patch:
+        clock = SimpleNamespace(perf_counter=itertools.count().__next__)  # a frame takes a second
+        patch.setattr('adn_mmdet.inference.held.time', clock)
+        assert demo([*held, '--budget-fps', '0.5']) == 0
+    expected = '4 images, FFFF 100%; median 1000.0 ms, 95 % within 1000.0 ms, 100% within 2000 ms'
+    assert f'{tmp_path}/out/vis: {expected}' in capsys.readouterr().out
+    assert log.read_text().splitlines() == ['frame,point,ms', *(f'{frame},FFFF,1000.000' for frame in range(4))]
+    assert [path.name for path in (tmp_path / 'out' / 'vis').iterdir()] == ['drive.mp4']
+    for flags, message in (
+        (['--hold'], 'hold=True holds a budget: give budget_ms=MILLISECONDS'),
+        (['--budget-ms', '40', '--log', 'a.csv'], 'give hold=True as well'),
+        (['--budget-ms', '40', '--budget-fps', '25'], '--budget-ms 40 and --budget-fps 25 were both given'),
+        (['--budget-fps', '0'], '--budget-fps should be a positive number of frames a second, but got 0'),
+        (['--budget-fps', 'nan'], 'frames a second, but got nan'),
+    ):
+        fails(demo, [*argv, '--out', str(tmp_path / 'other'), *flags], capsys, message)
+    fails(demo, ['97', *argv[1:]], capsys, 'webcam 97 cannot be opened')
 
 
 def test_depths_are_timed_on_a_folder(demo, net, folder, tmp_path, capsys):

@@ -20,7 +20,7 @@ from adn_mmdet.inference import list_inputs
         (['good.png', 'none.jpg'], 'there is no none.jpg'),
         (np.zeros((8, 8)), r'should be an array \(H, W, 3\), BGR, but got shape \(8, 8\)'),
         (np.zeros((0, 8, 3)), r'got shape \(0, 8, 3\)'),
-        (3, 'but got a int'),
+        (3.5, 'but got a float'),
         (None, 'but got a NoneType'),
     ],
 )
