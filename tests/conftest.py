@@ -1,5 +1,6 @@
 import json
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ GPU_TESTS = os.environ.get('ADN_GPU_TESTS')  # set by `make gpu-check`
 if not GPU_TESTS:
     os.environ['CUDA_VISIBLE_DEVICES'] = ''  # a machine with GPUs tests what one without does; before torch looks
 
+import mmengine.config.config
 import pytest
 import torch
 from mmengine.logging import MMLogger
@@ -18,6 +20,10 @@ from adn_mmdet.datasets import make_shapes
 # Layers this narrow run no faster on two threads, and much slower where another process wants the core.
 torch.set_num_threads(1)
 os.environ['OMP_NUM_THREADS'] = '1'  # for the scripts that tests start
+
+# Half of a short run in mmengine is the layout of config texts, and the search of mmdet's index for a base config.
+mmengine.config.config.FormatCode = lambda text, **_: (text, True)
+mmengine.config.config._get_external_cfg_path = cache(mmengine.config.config._get_external_cfg_path)
 
 DEMO_CONFIG = str(ROOT / 'configs' / 'mask_rcnn_r50_adn_shapes.py')
 
