@@ -19,6 +19,7 @@ from .distillation import SkipAwareDistillationHook  # noqa: E402
 from .errors import UserError  # noqa: E402
 from .evaluation import ExactCocoMetric, SubNetTestLoop, SubNetValLoop  # noqa: E402
 from .operating_point import OperatingPoint  # noqa: E402
+from .parts import any_depth_detector  # noqa: E402
 from .points import set_point, using_point  # noqa: E402
 from .skip_config import SkipConfig  # noqa: E402
 from .training import StuckNormsHook, train  # noqa: E402
@@ -38,6 +39,7 @@ __all__ = [
     'SubNetTestLoop',
     'SubNetValLoop',
     'UserError',
+    'any_depth_detector',
     'compile_stages',
     'extract_feats',
     'load_for_testing',

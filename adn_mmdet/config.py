@@ -186,7 +186,9 @@ def choose_codes(cfg: Config, skip: str | None) -> list[SkipConfig] | None:
             raise UserError(f'--skip {skip}: {backbone.get("type")} has no depth to choose, leave --skip out')
         return None
     num_stages: int = backbone.get('num_stages', getattr(backbone_class, 'num_stages', 4))
-    return SkipConfig.parse_list(backbone.get('skip', 'F' * num_stages) if skip is None else skip, num_stages)
+    groups = num_stages, *(1 for _ in cfg.model.get('parts', ()))
+    own = backbone.get('skip') or SkipConfig.super_net(groups)
+    return [SkipConfig.parse(own, groups)] if skip is None else SkipConfig.parse_list(skip, groups)
 
 
 def require_writable(folder: str | os.PathLike[str]) -> None:

@@ -14,7 +14,7 @@ from functools import total_ordering
 from typing import Any
 
 from .errors import UserError
-from .skip_config import SkipConfig
+from .skip_config import Groups, SkipConfig
 
 # The most is far above what detectors run at: beyond it a number is a slip, and would only fill the memory.
 LIMITS = {'size': (32, 16384), 'proposals': (1, 100_000)}
@@ -51,21 +51,21 @@ class OperatingPoint:
                 _require(name, number)
 
     @classmethod
-    def parse(cls, text: str | SkipConfig | OperatingPoint, num_stages: int | None = None) -> OperatingPoint:
+    def parse(cls, text: str | SkipConfig | OperatingPoint, groups: Groups | None = None) -> OperatingPoint:
         """Read an operating point.
 
         Args:
             text: such as ``'TTFF@640/300'``; a skip code or a point is one as well.
-            num_stages: how many letters a skip code must have; None takes any number.
+            groups: how many letters a skip code must have, or each of its groups; None takes any number.
 
         Raises:
             UserError: a ValueError that says what was given and what is valid.
         """
         if isinstance(text, OperatingPoint):
-            skip = text.skip and SkipConfig.parse(text.skip, num_stages)
+            skip = text.skip and SkipConfig.parse(text.skip, groups)
             return cls(skip, text.size, text.proposals)
         if isinstance(text, SkipConfig):
-            return cls(SkipConfig.parse(text, num_stages))
+            return cls(SkipConfig.parse(text, groups))
         found = SPELLING.fullmatch(text) if isinstance(text, str) else None
         if not (found and text):
             raise UserError(
@@ -73,7 +73,7 @@ class OperatingPoint:
                 f"{MEANS['proposals']}, such as TTFF@640/300; what is left out is the config's own"
             )
         code, size, proposals = found.groups()
-        skip = SkipConfig.parse(code, num_stages) if code else None
+        skip = SkipConfig.parse(code, groups) if code else None
         return cls(skip, int(size) if size else None, int(proposals) if proposals else None)
 
     @classmethod
@@ -127,7 +127,7 @@ class OperatingPoint:
 
     def super_net(self) -> OperatingPoint:
         """The point with nothing skipped, at the same size and proposals."""
-        skip = self.skip and SkipConfig.super_net(len(self.skip))
+        skip = self.skip and SkipConfig.super_net(self.skip.groups)
         return OperatingPoint(skip or None, self.size, self.proposals)
 
     def __str__(self) -> str:

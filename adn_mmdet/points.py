@@ -98,7 +98,7 @@ def require_point(model: nn.Module, point: PointLike) -> OperatingPoint:
     """
     parsed = OperatingPoint.parse(point)
     if parsed.skip is not None:
-        parsed = OperatingPoint.parse(parsed, find_backbone(model).num_stages)
+        parsed = OperatingPoint.parse(parsed, find_backbone(model).letter_groups)
     if parsed.proposals is not None:
         find_rpn(model)
     return parsed

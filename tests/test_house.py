@@ -20,6 +20,7 @@ ORDER = [
     'ranks',
     'ops',
     'backbones',
+    'parts',
     'points',
     'distillation',
     'datasets',

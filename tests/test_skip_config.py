@@ -46,3 +46,18 @@ def test_flags_are_a_tuple_of_bools(flags):
 
 def test_damaged_codes_are_refused_or_what_they_say(tmp_path):
     assert fuzz_inputs.skip_codes(500, seed=0, folder=tmp_path).keys() == {'refused', 'read'}
+
+
+def test_groups_stand_between_hyphens():
+    skip = SkipConfig.parse('ttff-t', (4, 1))
+    assert str(skip) == 'TTFF-T' and skip == SkipConfig.parse('TTFFT', (4, 1)) == SkipConfig.parse('TTFFT')
+    assert str(SkipConfig.parse('TTFFTF', (4, 1, 1))) == 'TTFF-T-F' and str(SkipConfig.parse('TF-T')) == 'TF-T'
+    assert str(SkipConfig.parse(skip)) == 'TTFF-T' and SkipConfig.parse('TTFF-T').groups == (4, 1)
+    assert [str(skip) for skip in SkipConfig.all((1, 1))] == ['F-F', 'F-T', 'T-F', 'T-T']
+    assert str(SkipConfig.super_net((4, 1))) == 'FFFF-F' and str(SkipConfig.base_net((4, 1, 1))) == 'TTTT-T-T'
+
+
+@pytest.mark.parametrize('code', ['TTTT', 'TT-TTT', 'TTTT-', '-TTTTT', 'TTTT--T', 'TTTT-T-T', SkipConfig((True,) * 4)])
+def test_codes_of_other_groups_are_refused(code):
+    with pytest.raises(UserError, match='4 in all, and one of each of 1 parts beyond.*FFFF-F .*TTTT-T'):
+        SkipConfig.parse(code, (4, 1))

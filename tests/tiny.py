@@ -79,7 +79,7 @@ def randomize_norms(model: torch.nn.Module) -> None:
     """Give every norm, of both sets, weights and statistics of its own, so that a mix-up shows."""
     generator = torch.Generator().manual_seed(1)
     for module in model.modules():
-        if isinstance(module, torch.nn.LayerNorm):
+        if isinstance(module, (torch.nn.LayerNorm, torch.nn.GroupNorm)):
             module.weight.data.copy_(0.5 + torch.rand(module.weight.shape, generator=generator))
             module.bias.data.copy_(0.1 * torch.randn(module.bias.shape, generator=generator))
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if codes is None:
         raise UserError(f'{cfg.model.backbone.type} has no depth to choose: give a config with an any-depth backbone')
     if args.skip is None:
-        codes = [SkipConfig.super_net(len(codes[0])), SkipConfig.base_net(len(codes[0]))]
+        codes = [SkipConfig.super_net(codes[0].groups), SkipConfig.base_net(codes[0].groups)]
     picture, what, maps = activation_maps(
         cfg, args.checkpoint, args.image, args.stage, codes, args.label, args.allow_untrained
     )

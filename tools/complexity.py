@@ -64,7 +64,7 @@ def choose_points(cfg: Config, skip: str | None, sizes: str | None, proposals: s
     """The points that the flags ask for; their codes are None for a detector without depths."""
     codes = choose_codes(cfg, skip)
     if codes and skip is None:
-        codes = SkipConfig.all(len(codes[0]))
+        codes = SkipConfig.all(codes[0].groups)
     return OperatingPoint.product(codes or [None], parse_numbers('size', sizes), parse_numbers('proposals', proposals))
 
 

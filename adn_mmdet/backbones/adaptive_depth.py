@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
@@ -36,6 +36,12 @@ class SubPaths(NamedTuple):
 
     mandatory: list[nn.Module]  # what always runs, with the norms that its letter asks for
     skippable: list[nn.Module]  # the blocks that run unless the stage is skipped
+
+    def add_twins(self) -> None:
+        """Add the second set of norms: copies, so that what their norm was built and frozen with is theirs as well."""
+        for module in [module for block in self.mandatory for module in block.modules()]:
+            for name in getattr(module, 'norm_names', ()):
+                module.add_module(f'{name}_skip', copy.deepcopy(getattr(module, name)))
 
 
 def norm_at(module: nn.Module, name: str, skip: bool) -> Any:
@@ -93,6 +99,26 @@ class Stage(MixIn):
         return x
 
 
+class SkippablePart(Protocol):
+    """What a letter after the backbone's governs."""
+
+    of: str  # attribute path inside the detector
+    num_cloned: int  # norms whose weights were cloned at the last load
+
+    def is_in(self, name: str) -> bool:
+        """Whether it lies in a detector's child of a name, such as ``neck``."""
+
+    @property
+    def sub_paths(self) -> SubPaths:
+        """What always runs, and what is left out where the part is skipped."""
+
+    def cut(self, config: dict[str, Any]) -> None:
+        """Change the config of the module ``of`` into that of one that has no more than what always runs."""
+
+    def clone_norms(self, state_dict: dict[str, Tensor], own: dict[nn.Module, str], prefix: str) -> None:
+        """Give weights without a second set of norms a copy of the first."""
+
+
 class AdaptiveDepthBackbone(MixIn):
     """Mix-in that owns the skip configuration of a backbone; goes before the backbone's class.
 
@@ -102,34 +128,40 @@ class AdaptiveDepthBackbone(MixIn):
     names (``norm_names``).
     """
 
-    #: Letters of a skip code; a class that is built with another number sets it.
+    #: Letters of its own in a skip code; a class that is built with another number sets it.
     num_stages: int = 4
+    #: What a detector can skip beyond its backbone (see ``adn_mmdet/parts``), in the order of the letters that follow.
+    parts: Sequence[SkippablePart] = ()
     #: One module a letter, first to last, whose output is that of the stage: (N, C, H, W), or tokens (N, L, C).
     stages: Any
     #: Ends of the names of weights that the stock class resizes at load.
     resized_at_load: tuple[str, ...] = ()
-    #: Norms whose weights were cloned at the last load, hence never trained with their stage skipped.
-    num_untrained_norms: int = 0
+    _num_cloned: int = 0
 
     def make_adaptive(self, skip: Skip | None, skip_aware_norm: bool) -> None:
         """Add the second set of norms, if wanted, and store a skip; None is the super-net.
 
-        Twins are copies, so that what their norm was built and frozen with is theirs as well.
-
         Raises:
             UserError: ``skip`` is not a code of this backbone's length.
         """
-        if skip_aware_norm:
-            parts = (part for path in self.sub_paths for part in path.mandatory)
-            for module in [module for part in parts for module in part.modules()]:
-                for name in getattr(module, 'norm_names', ()):
-                    module.add_module(f'{name}_skip', copy.deepcopy(getattr(module, name)))
-        self.set_skip(SkipConfig.super_net(self.num_stages) if skip is None else skip)
+        for path in self.sub_paths if skip_aware_norm else ():
+            path.add_twins()
+        self.set_skip(SkipConfig.super_net(self.letter_groups) if skip is None else skip)
 
     @property
     def sub_paths(self) -> list[SubPaths]:
-        """What each letter of a code governs, first to last."""
+        """What each letter of its own governs, first to last."""
         raise NotImplementedError
+
+    @property
+    def letter_groups(self) -> tuple[int, ...]:
+        """How many letters a skip code has: the stages', then one of each part beyond the backbone."""
+        return self.num_stages, *(1 for _ in self.parts)
+
+    @property
+    def num_untrained_norms(self) -> int:
+        """Norms whose weights were cloned at the last load, hence never trained with their stage or part skipped."""
+        return self._num_cloned + sum(part.num_cloned for part in self.parts)
 
     @property
     def compilable(self) -> list[nn.Module]:
@@ -152,7 +184,7 @@ class AdaptiveDepthBackbone(MixIn):
         Raises:
             UserError: ``skip`` is not a code of this backbone's length.
         """
-        self._skip = SkipConfig.parse(skip, self.num_stages)
+        self._skip = SkipConfig.parse(skip, self.letter_groups)
 
     @contextmanager
     def using_skip(self, skip: Skip) -> Iterator[SkipConfig]:
@@ -164,14 +196,14 @@ class AdaptiveDepthBackbone(MixIn):
         Raises:
             UserError: ``skip`` is not a code of this backbone's length.
         """
-        parsed = SkipConfig.parse(skip, self.num_stages)
+        parsed = SkipConfig.parse(skip, self.letter_groups)
         with force(self, parsed):
             yield parsed
 
     def resolve_skip(self, skip: Skip | None = None) -> SkipConfig:
         """The skip to run at: the explicit one, else the one of :meth:`using_skip`, else the stored one."""
         if skip is not None:
-            return SkipConfig.parse(skip, self.num_stages)
+            return SkipConfig.parse(skip, self.letter_groups)
         return in_force(self) or self._skip
 
     def __getstate__(self) -> dict[str, Any]:
@@ -187,14 +219,15 @@ class AdaptiveDepthBackbone(MixIn):
         return [
             getattr(module, name) if flag else twin
             for path, flag in self._flagged(skip)
-            for part in path.mandatory
-            for module in part.modules()
+            for block in path.mandatory
+            for module in block.modules()
             for name in getattr(module, 'norm_names', ())
             if (twin := getattr(module, f'{name}_skip', None)) is not None
         ]
 
     def _flagged(self, skip: Skip) -> list[tuple[SubPaths, bool]]:
-        return list(zip(self.sub_paths, self.resolve_skip(skip), strict=True))
+        paths = [*self.sub_paths, *(part.sub_paths for part in self.parts)]
+        return list(zip(paths, self.resolve_skip(skip), strict=True))
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         # Both torch and mmengine pass the whole dict to the parent before they cut it up for its children, so that
@@ -240,19 +273,11 @@ class AdaptiveDepthBackbone(MixIn):
         """Give weights without a second set of norms a copy of the first; refuse those of another stage split."""
         wanted = [prefix + key for key in self.state_dict() if '_skip.' in key]
         given = [key for key in state_dict if key.startswith(prefix) and '_skip.' in key]
-        self.num_untrained_norms = 0
+        self._num_cloned = 0
         if wanted and given:
             self._require_split(_norms(given, prefix), _norms(wanted, prefix))
             return
-        cloned = {key: state_dict[twin] for key in wanted if (twin := key.replace('_skip.', '.')) in state_dict}
-        if cloned:
-            state_dict.update((key, value.clone()) for key, value in cloned.items())
-            self.num_untrained_norms = len({key.rpartition('.')[0] for key in cloned})
-            warnings.warn(
-                f'{self.num_untrained_norms} skip-aware norms are not in these weights and were cloned from their '
-                'twins: the skipped sub-networks are untrained',
-                stacklevel=2,
-            )
+        self._num_cloned = clone_norms(state_dict, wanted)
 
     def _require_split(self, given: list[str], wanted: list[str]) -> None:
         """Refuse weights whose second set of norms stands in other blocks."""
@@ -267,6 +292,29 @@ class AdaptiveDepthBackbone(MixIn):
             else f'these weights and this {own} have skip-aware norms in different blocks (such as {others}): '
             'use the architecture that they were trained with'
         )
+
+
+def clone_norms(state_dict: dict[str, Tensor], wanted: Iterable[str]) -> int:
+    """Give weights that lack some of the second set of norms copies of the first set, and warn that they are untrained.
+
+    Args:
+        state_dict: the weights, which are added to.
+        wanted: the keys of the second set.
+
+    Returns:
+        How many norms were cloned.
+    """
+    missing = [key for key in wanted if key not in state_dict]
+    cloned = {key: state_dict[twin] for key in missing if (twin := key.replace('_skip.', '.')) in state_dict}
+    number = len({key.rpartition('.')[0] for key in cloned})
+    if cloned:
+        state_dict.update((key, value.clone()) for key, value in cloned.items())
+        warnings.warn(
+            f'{number} skip-aware norms are not in these weights and were cloned from their twins: the skipped '
+            'sub-networks are untrained',
+            stacklevel=3,
+        )
+    return number
 
 
 def _norms(keys: Iterable[str], prefix: str) -> list[str]:

@@ -34,7 +34,7 @@ def extract_feats(model: nn.Module, inputs: Tensor, codes: Iterable[Skip]) -> di
     """
     backbone, detector = find_backbone(model), unwrap(model)
     feats = {}
-    for skip in [SkipConfig.parse(code, backbone.num_stages) for code in codes]:
+    for skip in [SkipConfig.parse(code, backbone.letter_groups) for code in codes]:
         with backbone.using_skip(skip):
             feats[str(skip)] = tuple(detector.extract_feat(inputs))
     return feats

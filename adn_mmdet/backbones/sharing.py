@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -14,33 +14,41 @@ from .adaptive_depth import AdaptiveDepthBackbone, find_backbone
 
 
 class _Memory:
-    """The last call of each kind: its tensors, and how they were left."""
+    """The last call of each kind: its tensors, how they were left, and its output."""
 
-    def __init__(self, backbone: AdaptiveDepthBackbone) -> None:
+    def __init__(self, backbone: AdaptiveDepthBackbone, neck: nn.Module | None) -> None:
         self.backbone: AdaptiveDepthBackbone | None = backbone
-        self.weights = [tensor for tensor in backbone.state_dict(keep_vars=True).values() if not tensor.is_inference()]
+        weights = [tensor for part in (backbone, neck) if part for tensor in part.state_dict(keep_vars=True).values()]
+        self.weights = [tensor for tensor in weights if not tensor.is_inference()]
         self.versions = -1
-        self.calls: dict[Any, tuple[list[Tensor], list[int | Tensor]]] = {}
+        self.calls: dict[Any, tuple[list[Tensor], list[int | Tensor], Any]] = {}
 
     def forget(self) -> None:
         """Run everything from now on, for whoever still has this memory, such as a task that was started inside."""
         self.backbone, self.weights, self.calls = None, [], {}
 
-    def repeat(self, call: Callable[..., Tensor], *args: Any) -> Tensor:
+    def repeat(self, call: Callable[..., Any], *args: Any) -> Any:
         """The output of a call; the last one's where its tensors are the very same, and none was written to since."""
         if self.versions != (versions := sum(tensor._version for tensor in self.weights)):
             self.versions, self.calls = versions, {}
-        given = [arg for arg in args if isinstance(arg, Tensor)]
+        given = _tensors(args)
         device = given[0].device.type
         precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         # A call of each kind is kept: what differs beside the first tensor, with weights by their ids.
         kind = call, precision, *(id(arg) if isinstance(arg, Tensor) else str(arg) for arg in args[1:])
-        tensors, states = self.calls.get(kind, ([], []))
+        tensors, states, output = self.calls.get(kind, ([], [], None))
         if all(map(_is, tensors, given)) and tensors and all(map(_is_as_left, tensors, states)):
-            return tensors[-1]
-        tensors = [*given, call(*args)]
-        self.calls[kind] = tensors, [_state(tensor) for tensor in tensors]
-        return tensors[-1]
+            return output
+        output = call(*args)
+        tensors = [*given, *_tensors([output])]
+        self.calls[kind] = tensors, [_state(tensor) for tensor in tensors], output
+        return output
+
+
+def _tensors(values: Iterable[Any]) -> list[Tensor]:
+    """The tensors among some values, and those in tuples of them."""
+    inner = [each for value in values for each in (value if isinstance(value, tuple) else [value])]
+    return [value for value in inner if isinstance(value, Tensor)]
 
 
 def _is(one: Tensor, other: Tensor) -> bool:
@@ -74,7 +82,7 @@ def sharing(detector: nn.Module) -> Iterator[None]:
     Raises:
         UserError: it has none.
     """
-    outer, memory = _MEMORY.get(), _Memory(find_backbone(detector))
+    outer, memory = _MEMORY.get(), _Memory(find_backbone(detector), getattr(detector, 'neck', None))
     _MEMORY.set(memory)
     try:
         yield
@@ -83,8 +91,8 @@ def sharing(detector: nn.Module) -> Iterator[None]:
         _MEMORY.set(outer)
 
 
-def run_once(backbone: AdaptiveDepthBackbone, call: Callable[..., Tensor], *args: Any) -> Tensor:
-    """Call a part of a backbone, or take its last output where :func:`sharing` allows to."""
+def run_once(backbone: AdaptiveDepthBackbone, call: Callable[..., Any], *args: Any) -> Any:
+    """Call a part of a backbone, or the neck, or take its last output where :func:`sharing` allows to."""
     memory = _memory(backbone)
     return memory.repeat(call, *args) if memory else call(*args)
 

@@ -73,14 +73,14 @@ class _AdaptiveDepthSwin(AdaptiveDepthBackbone):
     """What the two have in common."""
 
     resized_at_load = ('absolute_pos_embed', 'relative_position_bias_table', 'relative_position_index')
-    parts: tuple[type[nn.Module], type[nn.Module], type[nn.Module]]  # a stage, its blocks, the merging after it
+    kinds: tuple[type[nn.Module], type[nn.Module], type[nn.Module]]  # a stage, its blocks, the merging after it
 
     def __init__(self, *args: Any, skip: Skip | None = None, skip_aware_norm: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if len(self.stages) != self.num_stages:
             raise UserError(f'depths should be of {self.num_stages} stages, but got {len(self.stages)}')
         for stage in self.stages:
-            stage.__class__, block_class, merging_class = self.parts
+            stage.__class__, block_class, merging_class = self.kinds
             for block in stage.blocks:
                 block.__class__ = block_class
                 block.take_out('drop')
@@ -169,7 +169,7 @@ class AdaptiveDepthSwin(_AdaptiveDepthSwin, detection.SwinTransformer):
         UserError: another number of stages than four, or a skip that is not a code of four letters.
     """
 
-    parts = DetectionStage, DetectionBlock, DetectionMerging
+    kinds = DetectionStage, DetectionBlock, DetectionMerging
 
     def init_weights(self) -> None:
         """Start from ``init_cfg``; mmdet's own way finds only names that begin with ``backbone.``."""
@@ -207,7 +207,7 @@ else:
             UserError: as AdaptiveDepthSwin, or ``out_after_downsample``, whose outputs two letters would govern.
         """
 
-        parts = ImageNetStage, ImageNetBlock, ImageNetMerging
+        kinds = ImageNetStage, ImageNetBlock, ImageNetMerging
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             if kwargs.get('out_after_downsample'):

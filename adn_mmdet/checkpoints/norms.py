@@ -134,7 +134,7 @@ def recalibrate(
     prepare_data(cfg, 'train')
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     detector = MODELS.build(cfg.model)
-    code = SkipConfig.parse(skip, find_backbone(detector).num_stages)
+    code = SkipConfig.parse(skip, find_backbone(detector).letter_groups)
     path = Path(out or Path(checkpoint).with_suffix(f'.norms_{code}.pth'))
     require_output(path)
     if path.exists() and load_from_local(path).keys() != KEYS:

@@ -137,7 +137,7 @@ def _choose(
     """The points to time, and what they are compared with; the config's own size and proposals are None."""
     codes = choose_codes(cfg, skip)
     if codes and skip is None:
-        codes = SkipConfig.all(len(codes[0]))
+        codes = SkipConfig.all(codes[0].groups)
     asked = OperatingPoint.product(codes or [None], parse_numbers('size', sizes), parse_numbers('proposals', proposals))
     return with_references([point.relative_to(own) for point in asked])
 

@@ -47,7 +47,7 @@ class CostByPart(Cost):
     """A cost and what it is made of; rows of results hold the totals only.
 
     Attributes:
-        backbone_gmacs: the backbone's share of ``gmacs``, the only one that depends on the sub-network.
+        backbone_gmacs: the backbone's share of ``gmacs``.
         neck_gmacs: the neck's.
         heads_gmacs: that of the heads, and of whatever else there is.
     """
@@ -141,18 +141,21 @@ def count_costs_by_part(
         find_rpn(detector)  # refuses
     backbone = None if codes is None else find_backbone(detector)
     macs = _trace(detector, backbone, input_size, proposals)
-    of_backbone, of_neck = macs[detector.backbone], macs.get(getattr(detector, 'neck', None), 0)
     held = _count_parameters([detector])
 
-    def cost(skipped: Iterable[nn.Module] = (), idle: Iterable[nn.Module] = ()) -> CostByPart:
-        saved = sum(macs[block] for block in skipped)
+    def cost(skipped: Sequence[nn.Module] = (), idle: Sequence[nn.Module] = ()) -> CostByPart:
+        def run(part: nn.Module | None) -> float:
+            inside = set(part.modules()) if part else ()
+            return (macs.get(part, 0) - sum(macs[block] for block in skipped if block in inside)) / 1e9
+
+        total, of_backbone, of_neck = run(detector), run(detector.backbone), run(getattr(detector, 'neck', None))
         return CostByPart(
-            gmacs=(macs[detector] - saved) / 1e9,
+            gmacs=total,
             params_held_m=held / 1e6,
             params_active_m=(held - _count_parameters([*skipped, *idle])) / 1e6,
-            backbone_gmacs=(of_backbone - saved) / 1e9,
-            neck_gmacs=of_neck / 1e9,
-            heads_gmacs=(macs[detector] - of_backbone - of_neck) / 1e9,
+            backbone_gmacs=of_backbone,
+            neck_gmacs=of_neck,
+            heads_gmacs=total - of_backbone - of_neck,
         )
 
     if backbone is None or codes is None:
@@ -168,7 +171,7 @@ def _trace(
 ) -> dict[nn.Module | None, int]:
     """The MACs of every module of a model, at its super-net where it has depths to choose."""
     was_training, parameter = detector.training, next(detector.parameters())
-    at_super_net = backbone.using_skip(SkipConfig.super_net(backbone.num_stages)) if backbone else nullcontext()
+    at_super_net = backbone.using_skip(SkipConfig.super_net(backbone.letter_groups)) if backbone else nullcontext()
     detector.eval()
     try:
         wrapped = _Heads(detector, proposals or _num_proposals(detector))

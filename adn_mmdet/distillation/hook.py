@@ -11,8 +11,9 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
-from ..backbones.adaptive_depth import AdaptiveDepthBackbone
+from ..backbones.adaptive_depth import find_backbone
 from ..errors import UserError
+from ..skip_config import SkipConfig
 from .self_distillation import SelfDistillation
 from .settings import DistillationSettings
 
@@ -56,8 +57,8 @@ class SkipAwareDistillationHook(Hook):
         if getattr(self.distillation.compared, 'module', None) is self.distillation.backbone:
             levels = ', '.join(f'kd.loss_{level.name}' for level in self.distillation.levels)
             runner.logger.info(f'There is no neck: the outputs of the backbone are distilled ({levels})')
-        backbone = self.distillation.backbone
-        if (cloned := backbone.num_untrained_norms) and (frozen := frozen_skip_norms(backbone)):
+        cloned = self.distillation.backbone.num_untrained_norms
+        if cloned and (frozen := frozen_skip_norms(self.distillation.detector)):
             runner.logger.warning(
                 f'{len(frozen)} of {cloned} skip-aware norms were cloned from weights that have none and are frozen in '
                 'this training, so that skipped sub-networks stay untrained: set norm_eval=False, frozen_stages=-1 and '
@@ -78,15 +79,15 @@ class SkipAwareDistillationHook(Hook):
         self.distillation.detach()
 
 
-def frozen_skip_norms(backbone: AdaptiveDepthBackbone) -> list[nn.Module]:
-    """The norms of the second set whose weights or running statistics stay as they are while ``backbone`` trains."""
-    mode = backbone.training
-    backbone.train()  # in which mmdet's norm_eval and frozen_stages take effect
+def frozen_skip_norms(model: nn.Module) -> list[nn.Module]:
+    """The norms of the second set whose weights or running statistics stay as they are while ``model`` trains."""
+    mode, backbone = model.training, find_backbone(model)
+    model.train()  # in which mmdet's norm_eval and frozen_stages take effect
     found = [
         norm
-        for norm in backbone.idle_norms('F' * backbone.num_stages)
+        for norm in backbone.idle_norms(SkipConfig.super_net(backbone.letter_groups))
         if not all(parameter.requires_grad for parameter in norm.parameters())
         or (getattr(norm, 'running_mean', None) is not None and not norm.training)
     ]
-    backbone.train(mode)
+    model.train(mode)
     return found

@@ -63,18 +63,28 @@ class SelfDistillation:
         self.settings = settings or DistillationSettings()
         self.detector = unwrap(detector)
         self.backbone = find_backbone(self.detector)
-        self.super_net = SkipConfig.super_net(self.backbone.num_stages)
-        self.base_net = SkipConfig.base_net(self.backbone.num_stages)
+        self.super_net = SkipConfig.super_net(self.backbone.letter_groups)
+        self.base_net = SkipConfig.base_net(self.backbone.letter_groups)
         self.compared = compared_in(self.detector)
         levels = choose_levels(self.compared.found, self.settings.levels)
         self.levels = levels if self.settings.kd_weight else []
         self.predictions = predictions_of(self.detector, self.settings)
+        self._require_trained_parts()
         #: Share of the distillation's weights that is in force, 0 to 1; the hook raises it during its warm-up.
         self.kd_ramp = 1.0
         #: What a gradient scaler multiplies the loss by; ``'sequential'`` does the same, so that float16 has the range.
         self.loss_scale = 1.0
         self.is_attached = False
         self._wrapper: Any = None  # what stood in the place of the detector's forward before
+
+    def _require_trained_parts(self) -> None:
+        """Refuse to leave what comes after the compared features without a loss at the base-net."""
+        beyond = [part.of for part in self.backbone.parts if not part.is_in('neck')]
+        if beyond and not self.settings.gt_weight:
+            raise UserError(
+                f'gt_weight=0 would leave {", ".join(beyond)} untrained at the base-net, as features are compared '
+                'before it: set gt_weight'
+            )
 
     def attach(self) -> None:
         """Put this in the place of the detector's forward; a wrapper of it that stands there is called in turn.
@@ -150,7 +160,8 @@ class SelfDistillation:
         }
         if self.predictions:
             weight = (1 - settings.alpha) * settings.prediction_weight * self.kd_ramp
-            found = self.predictions.losses(of_super, of_base)
+            with self.backbone.using_skip(self.base_net):  # heads run once more on what the super-net proposed
+                found = self.predictions.losses(of_super, of_base)
             losses.update((f'kd.{name}', weight * loss) for name, loss in found.items())
         return losses
 

@@ -60,7 +60,7 @@ def _choose_codes(cfg: Config, skip: str | None) -> list[SkipConfig | None]:
             raise UserError(f'test_cfg.skips={own}: {cfg.model.backbone.type} has no depth to choose, leave skips out')
         return [None]
     if own is not None:
-        named = parse_skips(own, len(codes[0]))
+        named = parse_skips(own, codes[0].groups)
         if skip is not None and set(named) != set(codes):
             raise UserError(
                 f'--skip {skip} and test_cfg.skips={own} of the config disagree: leave one of them out '

@@ -25,7 +25,7 @@ from ..errors import UserError
 from ..explain import is_out_of_memory
 from ..operating_point import OperatingPoint, parse_numbers
 from ..points import PointLike, require_point, using_point
-from ..skip_config import SkipConfig
+from ..skip_config import Groups, SkipConfig
 from ..training.stuck_norms import StuckNormsHook
 from .at_sizes import prepare_at
 from .coco_metric import use_exact_metrics
@@ -69,7 +69,7 @@ class SubNetLoop(BaseLoop):
     evaluator: Evaluator
     fp16: bool
     mode: str
-    default_codes: Callable[[int], list[SkipConfig]]
+    default_codes: Callable[[Groups], list[SkipConfig]]
 
     def __init__(
         self,
@@ -85,8 +85,8 @@ class SubNetLoop(BaseLoop):
         if points is None:
             codes: Sequence[SkipConfig | None] = [None]
             if skips != [None]:
-                stages = find_backbone(runner.model).num_stages
-                codes = self.default_codes(stages) if skips is None else parse_skips(skips, stages)
+                groups = find_backbone(runner.model).letter_groups
+                codes = self.default_codes(groups) if skips is None else parse_skips(skips, groups)
             points = parse_points(codes, sizes, proposals)
         self.points = [require_point(runner.model, point) for point in points]
         self.given_up: dict[OperatingPoint, str] = {}
@@ -244,17 +244,17 @@ def preprocessed_once(detector: BaseDetector, batch: dict[str, Any]) -> Iterator
         yield lambda numbers: predict_each(detector, data, numbers)
 
 
-def parse_skips(skips: Skips, num_stages: int) -> list[SkipConfig]:
+def parse_skips(skips: Skips, groups: Groups) -> list[SkipConfig]:
     """The codes that a loop's ``skips`` name, each once.
 
     Raises:
         UserError: there is none, or one is not valid.
     """
     if isinstance(skips, str):
-        return SkipConfig.parse_list(skips, num_stages)
+        return SkipConfig.parse_list(skips, groups)
     if not isinstance(skips, Sequence) or not skips:
         raise UserError(f'skips should name at least one code, such as FFFF, but got {skips or "none"}')
-    return list(dict.fromkeys(SkipConfig.parse(skip, num_stages) for skip in skips))  # type: ignore[arg-type]
+    return list(dict.fromkeys(SkipConfig.parse(skip, groups) for skip in skips))  # type: ignore[arg-type]
 
 
 def parse_points(
@@ -296,9 +296,9 @@ class SubNetValLoop(SubNetLoop, ValLoop):
     mode = 'val'
 
     @staticmethod
-    def default_codes(num_stages: int) -> list[SkipConfig]:
+    def default_codes(groups: Groups) -> list[SkipConfig]:
         """Super-net and base-net."""
-        return [SkipConfig.super_net(num_stages), SkipConfig.base_net(num_stages)]
+        return [SkipConfig.super_net(groups), SkipConfig.base_net(groups)]
 
     def __init__(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         super().__init__(runner, *args, **kwargs)

@@ -27,7 +27,7 @@ def stock_config(cfg: Config, stage_blocks: Sequence[int], fused: bool) -> Confi
     """Take this package out of a config.
 
     Args:
-        cfg: a config whose backbone is an AdaptiveDepthResNet; it is left as it is.
+        cfg: a config of a detector without parts whose backbone is an AdaptiveDepthResNet; it is left as it is.
         stage_blocks: the sub-network's blocks a stage.
         fused: whether its batch norms are part of its convolutions.
 
@@ -104,7 +104,8 @@ def own_types() -> dict[str, type]:
     """What this package has registered, by name."""
     registries = [registry for registry in vars(root).values() if isinstance(registry, Registry)]
     registered = {name: kind for registry in registries for name, kind in registry.module_dict.items()}
-    return {name: kind for name, kind in registered.items() if kind.__module__.split('.')[0] == PACKAGE}
+    classes = {name: kind for name, kind in registered.items() if isinstance(kind, type)}
+    return {name: kind for name, kind in classes.items() if kind.__module__.split('.')[0] == PACKAGE}
 
 
 def _without_package(value: Any, own: dict[str, type]) -> Any:

@@ -26,6 +26,7 @@ from ..checkpoints.safe_loading import load_from_local
 from ..config import coco_dataset, require_writable
 from ..errors import UserError
 from ..files import file_sha256, name_problem, partial_path, remove_left, write_atomically
+from ..parts import stock_model
 from ..skip_config import SkipConfig
 from .graphs import require_graph, to_exported_program, to_onnx
 from .stock_config import HERE, config_text, stock_config
@@ -72,7 +73,7 @@ def export_sub_net(
     backbone = find_backbone(detector)
     if type(backbone) is not AdaptiveDepthResNet:
         raise UserError(f'{type(backbone).__name__} cannot be exported: only AdaptiveDepthResNet can')
-    code = SkipConfig.parse(skip, backbone.num_stages)
+    code = SkipConfig.parse(skip, backbone.letter_groups)
     if onnx or torch_export:
         require_graph(detector)
     content = load_from_local(checkpoint, map_location='cpu')
@@ -116,7 +117,10 @@ def plain_detector(cfg: Config, detector: nn.Module, code: SkipConfig, fuse: boo
     Raises:
         UserError: there is nothing to fuse.
     """
-    plain_cfg = stock_config(cfg, stage_blocks(find_backbone(detector), code), fuse)
+    backbone, stock = find_backbone(detector), Config(cfg.to_dict())
+    skipped = [part for part, flag in zip(backbone.parts, code.flags[backbone.num_stages :], strict=True) if flag]
+    stock.model = stock_model(stock.model, skipped)
+    plain_cfg = stock_config(stock, stage_blocks(backbone, code), fuse)
     model = copy.deepcopy(plain_cfg.model)
     if 'repo_or_dir' in model.backbone:
         model.backbone.update(repo_or_dir=str(HUBCONF.parent), fused=False)
@@ -141,8 +145,8 @@ def sub_net_weights(detector: nn.Module, code: SkipConfig) -> dict[str, Tensor]:
     unused = [*backbone.skipped_blocks(code), *backbone.idle_norms(code)]
     prefixes = tuple(f'{names[module]}.' for module in unused)
     used = {key: value for key, value in detector.state_dict().items() if not key.startswith(prefixes)}
-    inside = f'{names[backbone]}.'
-    return {key.replace('_skip.', '.') if key.startswith(inside) else key: value for key, value in used.items()}
+    twins = tuple(f'{names[norm]}.' for norm in backbone.idle_norms(SkipConfig.super_net(backbone.letter_groups)))
+    return {key.replace('_skip.', '.') if key.startswith(twins) else key: value for key, value in used.items()}
 
 
 def _require_free(out: str | os.PathLike[str]) -> Path:

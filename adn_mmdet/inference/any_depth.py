@@ -278,7 +278,7 @@ class AnyDepthInferencer(StrictInferencer):
             known = worth_in_file(self.model, metric) if isinstance(self.model, Artifact) else {}
             return known or (worth_by_depth(self.backbone) if self.backbone else {})
         backbone, own = find_backbone(self.model), own_point(self.cfg)
-        return worth_by_accuracy(sub_nets, self.checkpoint_sha256, backbone.num_stages, metric, own)
+        return worth_by_accuracy(sub_nets, self.checkpoint_sha256, backbone.letter_groups, metric, own)
 
     def _init_pipeline(self, cfg: Config) -> Callable[[Any], Any]:
         """The test pipeline, at the size in force when an image is read."""

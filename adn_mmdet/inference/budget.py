@@ -23,7 +23,7 @@ from ..files import write_json
 from ..input_size import pipeline_at
 from ..operating_point import OperatingPoint
 from ..results.rows import SCHEMA, of_weights, read_latency, read_sub_nets
-from ..skip_config import SkipConfig
+from ..skip_config import Groups, SkipConfig
 
 NAMES = ('name', 'config', 'rounds')  # what two calibrations of the same may differ in
 
@@ -107,7 +107,7 @@ def _keep(path: Path, content: dict[str, Any]) -> None:
 
 def worth_by_depth(backbone: AdaptiveDepthBackbone) -> dict[OperatingPoint, float]:
     """For each code, at the config's own size and proposals, minus the number of blocks that it skips."""
-    codes = SkipConfig.all(backbone.num_stages)
+    codes = SkipConfig.all(backbone.letter_groups)
     return {OperatingPoint(code): -float(len(backbone.skipped_blocks(code))) for code in codes}
 
 
@@ -120,7 +120,7 @@ def worth_in_file(artifact: Artifact, metric: str) -> dict[OperatingPoint, float
 def worth_by_accuracy(
     path: str | os.PathLike[str],
     checkpoint_sha256: str | None,
-    num_stages: int,
+    groups: Groups,
     metric: str,
     own: OperatingPoint,
 ) -> dict[OperatingPoint, float]:
@@ -129,7 +129,7 @@ def worth_by_accuracy(
     Args:
         path: a ``sub_nets.json`` of tools/test.py, or the work folder that holds one.
         checkpoint_sha256: of the weights that are to run.
-        num_stages: letters of a code.
+        groups: how many letters the groups of a code have.
         metric: which of the file's metrics.
         own: the size and proposals of the config that is to run, which are None in what is returned; those that it
             does not know are the tested config's.
@@ -142,5 +142,5 @@ def worth_by_accuracy(
     rows = [row for row in tested.rows if row['skip'] is not None and row.get(metric) is not None]
     if not rows:
         raise UserError(f'{path} has no {metric} of any depth: test them with tools/test.py --skip all')
-    points = [OperatingPoint.parse(OperatingPoint.from_row(row), num_stages).relative_to(own) for row in rows]
+    points = [OperatingPoint.parse(OperatingPoint.from_row(row), groups).relative_to(own) for row in rows]
     return {point: row[metric] for point, row in zip(points, rows)}

@@ -154,7 +154,7 @@ def _score(cfg: Config, model: Any, data: dict[str, Any], label: int | None) -> 
 
 def _at_super_net(model: nn.Module, run: Callable[[], Any]) -> Any:
     backbone = find_backbone(model)
-    with torch.no_grad(), backbone.using_skip(SkipConfig.super_net(backbone.num_stages)):
+    with torch.no_grad(), backbone.using_skip(SkipConfig.super_net(backbone.letter_groups)):
         return run()
 
 

@@ -36,7 +36,7 @@ def frontier_rows(run: Results[SubNetsRun]) -> list[Row]:
     for row in rows:
         row['point'] = str(OperatingPoint.from_row(row | shared)) or None
         is_own = all(row[key] == getattr(run.run, key) for key in NUMBERS)
-        row['is_reference'] = is_own and set(row['skip'] or '') == {'F'}
+        row['is_reference'] = is_own and 'F' in (row['skip'] or '') and 'T' not in row['skip']
     for reference, row, metric in product([row for row in rows if row['is_reference']], rows, METRICS):
         if row.get(metric) is not None and reference.get(metric) is not None:
             low, high = interval_of_difference(row, reference, metric) or (None, None)
@@ -69,7 +69,7 @@ def mixes(rows: Sequence[Row], metric: str, cost: str) -> list[tuple[list[tuple[
     known = sub_net_points(rows, cost, metric).values()
     for _, group in groupby(sorted(known, key=place), key=place):
         depths = list(group)
-        ends = [row for row in depths if len(set(row['skip'])) == 1]
+        ends = [row for row in depths if len({*row['skip']} - {'-'}) == 1]
         if len(ends) == 2:
             pairs = sorted((row[cost], row[metric]) for row in ends)
             found.append((pairs, [row for row in depths if row not in ends]))

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..backbones.adaptive_depth import find_backbone
+from ..skip_config import SkipConfig
 
 
 @HOOKS.register_module()
@@ -25,10 +26,11 @@ class StuckNormsHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Note the statistics, after weights were loaded."""
+        backbone = find_backbone(runner.model)
         self.means = {
-            module: module.running_mean.clone()
-            for name, module in find_backbone(runner.model).named_modules()
-            if name.endswith('_skip') and isinstance(module, _BatchNorm) and module.running_mean is not None
+            norm: norm.running_mean.clone()
+            for norm in backbone.idle_norms(SkipConfig.super_net(backbone.letter_groups))
+            if isinstance(norm, _BatchNorm) and norm.running_mean is not None
         }
 
     def before_val(self, runner: Runner) -> None:

@@ -65,7 +65,7 @@ def time_one_pass(
         detect_a_fixed_number(cfg)
     init_default_scope('mmdet')
     detector = MODELS.build(cfg.model).to(DEVICE).eval()
-    codes = SkipConfig.parse_list(skip, find_backbone(detector).num_stages)
+    codes = SkipConfig.parse_list(skip, find_backbone(detector).letter_groups)
     if checkpoint:
         load_for_testing(detector, checkpoint, codes)
     else:
@@ -96,8 +96,8 @@ def detect_a_fixed_number(cfg: Config) -> None:
 def initialize(detector: BaseDetector, batches: Sequence[Batch]) -> None:
     """Draw weights, and give the norms the statistics of images, so that features neither vanish nor explode."""
     detector.init_weights()
-    buffers, num_stages = dict(detector.named_buffers()), find_backbone(detector).num_stages
-    for code in (SkipConfig.super_net(num_stages), SkipConfig.base_net(num_stages)):
+    buffers, groups = dict(detector.named_buffers()), find_backbone(detector).letter_groups
+    for code in (SkipConfig.super_net(groups), SkipConfig.base_net(groups)):
         for name, value in estimate_statistics(detector, code, copy.deepcopy(batches))[0].items():
             buffers[name].copy_(value)
 
