@@ -24,9 +24,8 @@ def test_points_take_turns():
     assert ran == [0, 2, 1, 0] and not script.cannot_hold
 
 
-def test_the_benchmark(shapes, tmp_path, capsys, monkeypatch):
+def test_the_benchmark(shapes, tmp_path, capsys):
     """A load that comes and goes, all points under it, and a picture."""
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
     rows = [dict(skip='FFFF', bbox_mAP=0.5), dict(skip='TTTT', bbox_mAP=0.4)]
     path = make_artifact(tmp_path / 'a.onnx', about=dict(rows=rows), work=8)
     argv = [DEMO_CONFIG, str(path), '--images', str(shapes / 'val'), '--budget-ms', '1000', '--threads', '1']

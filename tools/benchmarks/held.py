@@ -1,6 +1,6 @@
 """A held budget while a competing process comes and goes: what frames take, and what is worth what ran.
 
-    python tools/benchmarks/held.py CONFIG CHECKPOINT --sub-nets WORK_DIR --images FOLDER --budget-ms 40
+    python tools/benchmarks/held.py CONFIG CHECKPOINT --sub-nets WORK_DIR --images FOLDER
 
 Prints three figures, each with its goal: the 95th percentile of frame time / budget, 20 frames after each change of
 load and on; the mean AP of what ran beside that of the best fixed point that holds the budget under load (its own 95th
@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import cycle, islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -136,7 +137,7 @@ def picture(names: Sequence[str], ran: Sequence[str], times: np.ndarray, budget_
         for start in range(period, len(ran), 2 * period):
             axes.axvspan(start, min(start + period, len(ran)), color='0.9', label=None if start > period else 'load')
     upper.plot(times, '.', markersize=3, label='a frame')
-    upper.axhline(budget_ms, color='black', linewidth=1, label=f'budget, {budget_ms:g} ms')
+    upper.axhline(budget_ms, color='black', linewidth=1, label=f'budget, {budget_ms:.3g} ms')
     upper.set(ylabel='ms', ylim=(0, 1.1 * max(np.quantile(times, 0.99), budget_ms)))
     upper.legend(loc='lower right', ncols=3)
     lower.step(range(len(ran)), [names.index(name) for name in ran], where='mid', linewidth=1)
@@ -153,7 +154,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file, or an exported .onnx')
     parser.add_argument('--images', required=True, help='a folder of images, which are cycled')
-    parser.add_argument('--budget-ms', type=float, required=True, help='the most that a frame should take')
+    parser.add_argument('--budget-ms', type=float, help='default 1.2 × what the best point takes without a load')
     parser.add_argument('--sub-nets', help='sub_nets.json of tools/test.py, or its folder: what points are worth')
     parser.add_argument('--frames', type=int, default=600, help='default 600')
     parser.add_argument('--period', type=int, default=100, help='frames after which the load changes; default 100')
@@ -173,19 +174,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         require_output(args.plot)
     torch.set_num_threads(args.threads)
     images: Images = list_inputs(args.images)  # type: ignore[assignment]
-    inferencer = AnyDepthInferencer(
-        args.config, args.checkpoint, 'cpu', sub_nets=args.sub_nets, images=args.images, show_progress=False
-    )
-    inferencer.calibrate()
+    with TemporaryDirectory() as cache:  # so that points are timed now, on this machine as it is
+        options = dict(sub_nets=args.sub_nets, images=args.images, cache_dir=cache, show_progress=False)
+        inferencer = AnyDepthInferencer(args.config, args.checkpoint, 'cpu', **options)
+        inferencer.calibrate()
     front = inferencer.fronts[1]
     points = [OperatingPoint.parse(point.skip) for point in front]
     worth = {point.skip: point.accuracy for point in front}
-    print(f'{os.cpu_count()} cores, {args.threads} threads, load {os.getloadavg()[0]:.1f} before')
-    ran, times = run_held(
-        inferencer, list(islice(cycle(images), args.frames)), args.budget_ms, args.period, args.processes
-    )
-    held, held_worth = settled_p95(times, args.budget_ms, args.period), np.mean([worth[name] for name in ran])
-    under_load = fixed_p95(inferencer, images, points, args.processes, args.rounds) / args.budget_ms
+    budget_ms = args.budget_ms or 1.2 * front[-1].cost
+    print(f'{os.cpu_count()} cores, {args.threads} threads, load {os.getloadavg()[0]:.1f}, budget {budget_ms:.1f} ms')
+    frames = list(islice(cycle(images), args.frames))
+    ran, times = run_held(inferencer, frames, budget_ms, args.period, args.processes)
+    held, held_worth = settled_p95(times, budget_ms, args.period), np.mean([worth[name] for name in ran])
+    under_load = fixed_p95(inferencer, images, points, args.processes, args.rounds) / budget_ms
     for point, ratio in zip(front, under_load):
         share = np.mean([name == point.skip for name in ran])
         print(
@@ -199,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f'mean AP of what ran {100 * held_worth:.2f}; best fixed point under load {fixed} (goal: at least that)')
     print(f'a switch adds {switched:.2f} ± {half:.2f} ms (goal: at most {SWITCH_GOAL_MS:g})')
     if args.plot:
-        write_atomically(args.plot, picture([point.skip for point in front], ran, times, args.budget_ms, args.period))
+        write_atomically(args.plot, picture([point.skip for point in front], ran, times, budget_ms, args.period))
 
 
 if __name__ == '__main__':
