@@ -54,7 +54,7 @@ IS_OF: dict[Any, Callable[[Any], bool]] = {
     float: lambda value: IS_OF[Number](value) and value > 0,
     Number: lambda value: type(value) in (int, float) and abs(value) <= LIMIT,
     Share: lambda value: IS_OF[Number](value) and 0 <= value <= 1,
-    Code: lambda value: isinstance(value, str) and re.fullmatch('[FT]{1,64}', value) is not None,
+    Code: lambda value: isinstance(value, str) and re.fullmatch('[FT]{1,64}(-[FT]){0,9}', value) is not None,
     Drawn: lambda value: isinstance(value, str) and BASE64.fullmatch(value) is not None and len(value) % 4 == 0,
     Images: lambda value: isinstance(value, dict) and (value.get('sha256') is None or IS_OF[str](value['sha256'])),
     Size: lambda value: isinstance(value, list) and len(value) == 2 and all(map(IS_OF[int], value)),
