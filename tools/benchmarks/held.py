@@ -56,8 +56,9 @@ class Scripted(BudgetController):
 
 @contextmanager
 def load(processes: int) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """So many processes, each of which wants a whole core."""
-    running = [subprocess.Popen([sys.executable, '-S', '-c', 'while True: pass']) for _ in range(processes)]
+    """So many processes, each of which wants a whole core; they end with this one, however it ends."""
+    busy = f'import os\nwhile os.getppid() == {os.getpid()}: pass'
+    running = [subprocess.Popen([sys.executable, '-S', '-c', busy]) for _ in range(processes)]
     try:
         yield running
     finally:
@@ -158,8 +159,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--sub-nets', help='sub_nets.json of tools/test.py, or its folder: what points are worth')
     parser.add_argument('--frames', type=int, default=600, help='default 600')
     parser.add_argument('--period', type=int, default=100, help='frames after which the load changes; default 100')
-    parser.add_argument('--processes', type=int, default=1, help='that compete, a core each; default 1')
-    parser.add_argument('--threads', type=int, default=2, help="of the detector; default 2, as many as 'two cores'")
+    parser.add_argument('--processes', type=int, default=2, help='that compete, each wants a core; default 2')
+    parser.add_argument('--threads', type=int, default=1, help='of the detector; default 1, as narrow layers want')
     parser.add_argument('--rounds', type=int, default=100, help='frames of each fixed point, and switches; default 100')
     parser.add_argument('--plot', type=Path, help='a .png of ms and point over time')
     return parser.parse_args(argv)
