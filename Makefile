@@ -1,4 +1,4 @@
-# Set-up, demo and tests in one command each: `make demo`, `make test`. They set up what they need.
+# Set-up, demo, its page and tests in one command each: `make demo`, `make web`, `make test`. They set up what they need.
 REQUIREMENTS ?= requirements/openmmlab.txt
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -8,7 +8,7 @@ CONFIG := configs/mask_rcnn_r50_adn_shapes.py
 POINTS := --skip FFFF,TTFF,TTTT --sizes 96,64 --proposals 50,20
 TESTS ?=
 
-.PHONY: setup demo test gpu-check lint clean
+.PHONY: setup demo web test gpu-check lint clean
 .DELETE_ON_ERROR:
 
 # The operators are put in place each time: mmcv may have been installed again since, or a checkout updated.
@@ -32,6 +32,12 @@ demo: $(READY)
 	$(PYTHON) tools/benchmark.py latency $(CONFIG) "$$(cat $(DEMO)/last_checkpoint)" $(POINTS) --rounds 10 --json $(DEMO)/latency.json
 	$(PYTHON) tools/report.py $(DEMO) --pictures $(DEMO)/pictures --latency $(DEMO)/latency.json
 	$(PYTHON) tools/compare.py $(DEMO) --pictures $(DEMO)/pictures --latency $(DEMO)/latency.json --out $(DEMO)
+
+# The demo's checkpoint on a page of this machine, with a depth slider.
+web: export OMP_NUM_THREADS = 1
+web: $(READY)
+	@[ -f $(DEMO)/last_checkpoint ] || { echo 'there is no checkpoint of the demo yet: run make demo first' >&2; exit 2; }
+	$(PYTHON) tools/web_demo.py $(CONFIG) "$$(cat $(DEMO)/last_checkpoint)" --sub-nets $(DEMO)
 
 test: $(READY)
 	$(PYTHON) -m pytest -n 2 --dist loadfile $(TESTS)

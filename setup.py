@@ -8,7 +8,7 @@ setup(
     description='Adaptive Depth Networks with skippable sub-paths, for MMDetection',
     license='Apache-2.0',
     packages=find_packages(include=['adn_mmdet', 'adn_mmdet.*']),
-    package_data={'adn_mmdet': ['results/*.json', 'results/page.html']},
+    package_data={'adn_mmdet': ['results/*.json', 'results/page.html', 'web/page.css']},
     python_requires='>=3.10,<3.13',
     install_requires=[
         'faster-coco-eval>=1.8,<1.9',  # its COCOeval_faster.eval is read, whose layout is nowhere promised
@@ -35,12 +35,15 @@ setup(
             'scikit-learn',
             'tqdm',
         ],  # what grad-cam needs; it is installed without its own list: docs/classification.md
+        'web': ['gradio>=6.31,<7'],
         'dev': [
             'gdown',
+            'gradio>=6.31,<7',
             'mmpretrain==1.2.0',
             'mypy',
             'onnx',
             'onnxruntime',
+            'playwright',  # with the system's Chromium: nothing is downloaded
             'pytest',
             'pytest-xdist',
             'ruff',

@@ -31,6 +31,7 @@ ORDER = [
     'training',
     'evaluation',
     'inference',
+    'web',
 ]
 
 
