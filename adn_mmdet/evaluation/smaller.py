@@ -38,10 +38,10 @@ def compare_ap(
     """
     codes = ','.join(letter * opened(exact).num_stages for letter in 'FT')
     rows: list[Mapping[str, Any]] = []
-    for path in (exact, smaller):
-        with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:  # of both: mmengine's visualizer goes on writing to the first one's
+        for name, path in (('exact', exact), ('smaller', smaller)):
             own = copy.deepcopy(cfg)
-            own.work_dir = folder
+            own.work_dir = os.path.join(folder, name)
             rows.append({row['skip']: row for row in evaluate_sub_nets(own, path, codes)})
     found: dict[str, dict[str, tuple[float, float]]] = {}
     for code, row in rows[0].items():

@@ -125,12 +125,14 @@ def print_table(rows: Sequence[Row], title: str) -> None:
     """Print rows on the terminal; AP and accuracy in percent."""
     names = _columns(rows)
     table = Table(title=title)
-    for name in names:
+    cells = [[_cell(name, row.get(name)) for name in names] for row in rows]
+    for number, name in enumerate(names):
         justify: Literal['left', 'right'] = 'left' if name in ('run', 'skip') else 'right'
-        table.add_column(COLUMNS[name], justify=justify, no_wrap=name != 'run', overflow='fold')
-    for row, following in zip(rows, [*rows[1:], {}]):
-        cells = [_cell(name, row.get(name)) for name in names]
-        table.add_row(*cells, end_section=row.get('kind') != following.get('kind'))
+        # Where the terminal is narrow, headings break: half a skip code would be another one.
+        widest = None if name == 'run' else max((len(row[number]) for row in cells), default=None)
+        table.add_column(COLUMNS[name], justify=justify, min_width=widest, overflow='fold')
+    for row, following, texts in zip(rows, [*rows[1:], {}], cells):
+        table.add_row(*texts, end_section=row.get('kind') != following.get('kind'))
     Console(markup=False, emoji=False).print(table)
 
 
