@@ -18,7 +18,7 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import LOOPS
 from mmengine.runner import BaseLoop, Runner, TestLoop, ValLoop, autocast
 
-from ..backbones.adaptive_depth import Skip, find_backbone
+from ..backbones.adaptive_depth import AdaptiveDepthBackbone, Skip, find_backbone
 from ..backbones.sharing import sharing
 from ..config import coco_dataset
 from ..errors import UserError
@@ -240,7 +240,8 @@ class _Results:
 def preprocessed_once(detector: BaseDetector, batch: dict[str, Any]) -> Iterator[Predict]:
     """Yield what predicts a data loader's batch, at the skip in force, with each of some numbers of proposals."""
     data = detector.data_preprocessor(batch, False)
-    with sharing(detector):
+    has_depth = any(isinstance(module, AdaptiveDepthBackbone) for module in detector.modules())
+    with sharing(detector) if has_depth else contextlib.nullcontext():
         yield lambda numbers: predict_each(detector, data, numbers)
 
 

@@ -105,3 +105,12 @@ def test_an_image_without_a_proposal(monkeypatch):
 def test_a_detector_without_proposals_is_refused():
     with pytest.raises(UserError, match='RetinaNet has no number of proposals to choose'):
         together(detector_of('retinanet'), batch())
+
+
+def test_a_net_that_has_no_depth_to_choose():
+    cfg, data = tiny_config(kind='base'), batch(1)
+    cfg.model.test_cfg.rcnn.update(score_thr=0.0, max_per_img=8)
+    detector = build(cfg).eval()
+    with torch.no_grad():
+        own = detector.test_step(copy.deepcopy(data))
+    assert_equal(own, together(detector, data, [None])[0])
