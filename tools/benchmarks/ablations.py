@@ -78,10 +78,9 @@ ROWS = {
     **rows_of('width 2, SGD: ', 2, 'std_spatial x10, no truth;prediction, no truth', **SGD),
     **rows_of('width 16: ', 16, 'R50;R50-Base'),
     **rows_of('P3: ', 2, 'R50;R50-Base'),
-    **rows_of('scenes: ', 4, 'R50;R50-Base;none;plain'),
 }
 # The config of a setting, where it has its own.
-OWN_CONFIGS = {'P3': 'p3_adn_bccd', 'scenes': 'adn_fashion_scenes'}
+OWN_CONFIGS = {'P3': 'p3_adn_bccd'}
 
 
 def test_on_both_sets(cfg: Config) -> None:
