@@ -103,6 +103,7 @@ class SkippablePart(Protocol):
     """What a letter after the backbone's governs."""
 
     of: str  # attribute path inside the detector
+    module: nn.Module  # which stands there
     num_cloned: int  # norms whose weights were cloned at the last load
 
     def is_in(self, name: str) -> bool:
@@ -115,7 +116,10 @@ class SkippablePart(Protocol):
     def cut(self, config: dict[str, Any]) -> None:
         """Change the config of the module ``of`` into that of one that has no more than what always runs."""
 
-    def clone_norms(self, state_dict: dict[str, Tensor], own: dict[nn.Module, str], prefix: str) -> None:
+    def stock_key(self, key: str) -> str | None:
+        """The name of a weight in a detector that is cut."""
+
+    def clone_norms(self, state_dict: dict[str, Tensor], own: dict[nn.Module, list[str]], prefix: str) -> None:
         """Give weights without a second set of norms a copy of the first."""
 
 

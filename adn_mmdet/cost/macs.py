@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +19,14 @@ from mmengine.config import Config
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from ..backbones.adaptive_depth import AdaptiveDepthBackbone, find_backbone
+from ..backbones.adaptive_depth import find_backbone
 from ..backbones.features import unwrap
 from ..input_size import default_input_size
 from ..operating_point import OperatingPoint
 from ..points import find_rpn
 from ..skip_config import SkipConfig
+
+Macs = dict[nn.Module | None, int]  # of every module
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ class _Heads(nn.Module):
         if isinstance(detector, SingleStageDetector):
             return detector.bbox_head(detector.extract_feat(image))
         if not isinstance(detector, TwoStageDetector):
-            return detector(image, [DetDataSample(metainfo=dict(img_shape=(height, width)))], mode='tensor')
+            sample = DetDataSample(metainfo=dict(img_shape=(height, width), batch_input_shape=(height, width)))
+            return detector(image, [sample], mode='tensor')
         feats = detector.extract_feat(image)
         box = image.new_tensor([[0, 0, width / 2, height / 2]])
         proposals = InstanceData(bboxes=box.repeat(self.num_proposals, 1))
@@ -121,7 +124,8 @@ def count_costs_by_part(
 ) -> list[CostByPart]:
     """Count the cost of each sub-network for one image.
 
-    The super-net is traced once; a skipped stage saves its skippable blocks.
+    A detector is traced once for each way of the letters that come after the backbone's, with all stages run whole; a
+    skipped stage saves its skippable blocks.
 
     Args:
         model: a detector.
@@ -140,10 +144,9 @@ def count_costs_by_part(
     if proposals is not None:
         find_rpn(detector)  # refuses
     backbone = None if codes is None else find_backbone(detector)
-    macs = _trace(detector, backbone, input_size, proposals)
     held = _count_parameters([detector])
 
-    def cost(skipped: Sequence[nn.Module] = (), idle: Sequence[nn.Module] = ()) -> CostByPart:
+    def cost(macs: Macs, skipped: Sequence[nn.Module] = (), idle: Sequence[nn.Module] = ()) -> CostByPart:
         def run(part: nn.Module | None) -> float:
             inside = set(part.modules()) if part else ()
             return (macs.get(part, 0) - sum(macs[block] for block in skipped if block in inside)) / 1e9
@@ -159,27 +162,34 @@ def count_costs_by_part(
         )
 
     if backbone is None or codes is None:
-        return [cost()]
-    return [cost(backbone.skipped_blocks(code), backbone.idle_norms(code)) for code in codes]
+        return [cost(_trace(detector, nullcontext(), input_size, proposals))]
+    traced: dict[tuple[bool, ...], Macs] = {}
+    costs = []
+    for code in codes:
+        flags = (False,) * backbone.num_stages + code.flags[backbone.num_stages :]
+        if flags not in traced:
+            traced[flags] = _trace(detector, backbone.using_skip(flags), input_size, proposals)
+        costs.append(cost(traced[flags], backbone.skipped_blocks(code), backbone.idle_norms(code)))
+    return costs
 
 
 def _trace(
     detector: nn.Module,
-    backbone: AdaptiveDepthBackbone | None,
+    at_depth: AbstractContextManager[Any],
     input_size: tuple[int, int],
     proposals: int | None,
-) -> dict[nn.Module | None, int]:
-    """The MACs of every module of a model, at its super-net where it has depths to choose."""
+) -> Macs:
+    """The MACs of every module of a model inside a ``with`` block."""
     was_training, parameter = detector.training, next(detector.parameters())
-    at_super_net = backbone.using_skip(SkipConfig.super_net(backbone.letter_groups)) if backbone else nullcontext()
     detector.eval()
     try:
         wrapped = _Heads(detector, proposals or _num_proposals(detector))
         channels = next(module.in_channels for module in detector.modules() if isinstance(module, nn.Conv2d))
+        channels = min(channels, 3)  # CSPDarknet's first one reads four pixels at once
         image = torch.zeros(1, channels, *input_size, device=parameter.device, dtype=parameter.dtype)
         counter = FlopAnalyzer(wrapped, image).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         counter.set_op_handle('aten::scaled_dot_product_attention', _attention_macs)
-        with torch.no_grad(), at_super_net:
+        with torch.no_grad(), at_depth:
             macs = counter.by_module()
     finally:
         detector.train(was_training)
@@ -198,4 +208,4 @@ def _attention_macs(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
 
 
 def _count_parameters(modules: Iterable[nn.Module]) -> int:
-    return sum(parameter.numel() for module in modules for parameter in module.parameters())
+    return sum(parameter.numel() for parameter in {each for module in modules for each in module.parameters()})

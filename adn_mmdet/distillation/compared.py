@@ -9,8 +9,10 @@ from typing import Any, Protocol
 
 import torch
 from mmdet.models.detectors import BaseDetector
+from mmdet.models.layers import DetrTransformerEncoder
 from torch import Tensor, nn
 
+from ..backbones.adaptive_depth import find_backbone
 from ..errors import UserError
 
 #: Of a module's (inputs, output), the tensors that are compared.
@@ -62,6 +64,28 @@ class Pyramid:
         return [calls[self.module][level.index] for level in levels]
 
 
+class PyramidAndMemory(Pyramid):
+    """A pyramid, and the memory of the transformer encoder that it goes through, level ``memory``.
+
+    Args:
+        detector: a DETR or Mask2Former, whose neck's outputs know nothing of what its encoder skips.
+        encoder: returns tokens, (N, L, C).
+    """
+
+    def __init__(self, detector: BaseDetector, encoder: nn.Module) -> None:
+        super().__init__(detector)
+        self.encoder, self.memory = encoder, Level(len(self.found), 'memory')
+        self.found = [*self.found, self.memory]
+
+    def picks(self, levels: Sequence[Level]) -> dict[nn.Module, Pick]:
+        """The pyramid's outputs, and the memory as a map of one row, (N, C, L, 1)."""
+        return super().picks(levels) | {self.encoder: lambda _, tokens: (tokens.transpose(1, 2).unsqueeze(-1),)}
+
+    def features(self, calls: Picked, levels: Sequence[Level]) -> list[Tensor]:
+        """The outputs of some levels, each (N, C, H, W)."""
+        return [calls[self.encoder][0] if level == self.memory else calls[self.module][level.index] for level in levels]
+
+
 class Stages:
     """The outputs of the stages of an image classifier's backbone: h^s of Algorithm 1.
 
@@ -100,7 +124,10 @@ def compared_in(model: nn.Module) -> Compared:
         UserError: it is neither a detector nor an image classifier.
     """
     if isinstance(model, BaseDetector):
-        return Pyramid(model)
+        encoders = [
+            part.module for part in find_backbone(model).parts if isinstance(part.module, DetrTransformerEncoder)
+        ]
+        return PyramidAndMemory(model, encoders[0]) if encoders else Pyramid(model)
     if hasattr(model, 'extract_feat') and isinstance(getattr(model, 'head', None), nn.Module):
         return Stages(model)
     raise UserError(

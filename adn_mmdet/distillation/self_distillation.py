@@ -121,7 +121,8 @@ class SelfDistillation:
         if not self.is_attached or bound.arguments['mode'] != 'loss':
             return run()
         alpha, gt_weight = self.settings.alpha, self.settings.gt_weight
-        losses, super_feats, of_super = self._super_pass(run)
+        with _kept(bound.arguments.get('data_samples')):
+            losses, super_feats, of_super = self._super_pass(run)
         super_losses = _weighted(losses, 'super', alpha)
         if self.settings.mode == 'sequential':
             super_losses = backpropagated(super_losses, self.detector, self.loss_scale)
@@ -164,6 +165,16 @@ class SelfDistillation:
                 found = self.predictions.losses(of_super, of_base)
             losses.update((f'kd.{name}', weight * loss) for name, loss in found.items())
         return losses
+
+
+@contextmanager
+def _kept(samples: Any) -> Iterator[None]:
+    """Put back what a head changes of the truth (RTMDet-Ins makes tensors of its masks), which the next pass reads."""
+    truth = [sample.gt_instances for sample in samples or () if 'gt_instances' in sample]
+    values = [dict(instances.items()) for instances in truth]
+    yield
+    for instances, own in zip(truth, values):
+        instances.set_data(own)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import pprint
 from collections.abc import Sequence
 from typing import Any
 
-from mmdet.models import ResNet
+from mmdet.models import CSPDarknet, CSPNeXt, ResNet
 from mmengine.config import Config
 from mmengine.registry import Registry, root
 from torch import nn
@@ -20,6 +20,7 @@ PREAMBLE = """import sys
 
 __here = sys.modules['os'].path.dirname(sys._getframe().f_code.co_filename)
 """
+CSP = {'CSPNeXt': CSPNeXt, 'CSPDarknet': CSPDarknet}
 PACKAGE = __name__.partition('.')[0]
 
 
@@ -27,7 +28,8 @@ def stock_config(cfg: Config, stage_blocks: Sequence[int], fused: bool) -> Confi
     """Take this package out of a config.
 
     Args:
-        cfg: a config of a detector without parts whose backbone is an AdaptiveDepthResNet; it is left as it is.
+        cfg: a config of a detector without parts whose backbone is an AdaptiveDepthResNet or a CSP backbone; it is left
+            as it is.
         stage_blocks: the sub-network's blocks a stage.
         fused: whether its batch norms are part of its convolutions.
 
@@ -46,16 +48,7 @@ def stock_config(cfg: Config, stage_blocks: Sequence[int], fused: bool) -> Confi
     for key in ('work_dir', *variables):  # the folder was that of another run
         content.pop(key, None)
     content['resume'] = False
-    backbone = content['model']['backbone']
-    _, stock_blocks = ResNet.arch_settings[backbone['depth']]
-    if tuple(stage_blocks) == stock_blocks[: len(stage_blocks)] and not fused:
-        backbone['type'] = 'mmdet.ResNet'
-    else:
-        backbone.update(
-            type='torch.hub.load', repo_or_dir=HERE, source='local', model='resnet', stage_blocks=stage_blocks
-        )
-        if fused:
-            backbone['fused'] = True
+    _set_blocks(content['model']['backbone'], stage_blocks, fused)
     imports = content.get('custom_imports', {}).get('imports', [])
     imports = [name for name in ([imports] if isinstance(imports, str) else imports) if name.split('.')[0] != PACKAGE]
     if imports:
@@ -63,6 +56,22 @@ def stock_config(cfg: Config, stage_blocks: Sequence[int], fused: bool) -> Confi
     else:
         content.pop('custom_imports', None)
     return Config(content)
+
+
+def _set_blocks(backbone: dict[str, Any], stage_blocks: Sequence[int], fused: bool) -> None:
+    """Tell the config of a stock backbone how many blocks a stage has."""
+    if (kind := CSP.get(backbone['type'])) is not None:
+        arch = backbone.get('arch_ovewrite') or kind.arch_settings[backbone.get('arch', 'P5')]
+        stages = [[*stage[:2], number, *stage[3:]] for stage, number in zip(arch, stage_blocks, strict=True)]
+        backbone.update(type=f'mmdet.{kind.__name__}', deepen_factor=1.0, arch_ovewrite=stages)
+        return
+    _, stock_blocks = ResNet.arch_settings[backbone['depth']]
+    if tuple(stage_blocks) == stock_blocks[: len(stage_blocks)] and not fused:
+        backbone['type'] = 'mmdet.ResNet'
+        return
+    backbone.update(type='torch.hub.load', repo_or_dir=HERE, source='local', model='resnet', stage_blocks=stage_blocks)
+    if fused:
+        backbone['fused'] = True
 
 
 def config_text(cfg: Config, title: str, folder: str | None = None) -> str:

@@ -6,6 +6,7 @@ import copy
 import io
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..backbones.adaptive_depth import AdaptiveDepthBackbone, find_backbone
+from ..backbones.adaptive_depth import AdaptiveDepthBackbone, SkippablePart, find_backbone
+from ..backbones.csp_next import AdaptiveDepthCSPDarknet, AdaptiveDepthCSPNeXt
 from ..backbones.resnet import AdaptiveDepthResNet
 from ..checkpoints.loading import load_for_testing
 from ..checkpoints.norms import load_norms
@@ -31,6 +33,7 @@ from ..skip_config import SkipConfig
 from .graphs import require_graph, to_exported_program, to_onnx
 from .stock_config import HERE, config_text, stock_config
 
+EXPORTED = (AdaptiveDepthResNet, AdaptiveDepthCSPNeXt, AdaptiveDepthCSPDarknet)
 HUBCONF = Path(__file__).with_name('hubconf.py')
 
 
@@ -51,7 +54,7 @@ def export_sub_net(
     build comes with a ``hubconf.py``, which the config finds beside itself. All is made before anything is written.
 
     Args:
-        cfg: a config with an AdaptiveDepthResNet.
+        cfg: a config with an AdaptiveDepthResNet, or one of the CSP backbones of RTMDet and YOLOX.
         checkpoint: local weights.
         skip: one code.
         out: a new or empty folder.
@@ -71,8 +74,11 @@ def export_sub_net(
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     detector = MODELS.build(copy.deepcopy(cfg.model))  # mmdet's constructors pop entries
     backbone = find_backbone(detector)
-    if type(backbone) is not AdaptiveDepthResNet:
-        raise UserError(f'{type(backbone).__name__} cannot be exported: only AdaptiveDepthResNet can')
+    if type(backbone) not in EXPORTED:
+        names = ', '.join(kind.__name__ for kind in EXPORTED)
+        raise UserError(f'{type(backbone).__name__} cannot be exported: only {names} can')
+    if fuse and type(backbone) is not AdaptiveDepthResNet:
+        raise UserError(f'--fuse is for AdaptiveDepthResNet, not {type(backbone).__name__}: leave --fuse out')
     code = SkipConfig.parse(skip, backbone.letter_groups)
     if onnx or torch_export:
         require_graph(detector)
@@ -106,20 +112,19 @@ def plain_detector(cfg: Config, detector: nn.Module, code: SkipConfig, fuse: boo
 
     Args:
         cfg: the config of ``detector``.
-        detector: with an AdaptiveDepthResNet; it is left as it is.
+        detector: with a backbone among ``EXPORTED``; it is left as it is.
         code: the sub-network.
         fuse: fold the backbone's batch norms into its convolutions.
 
     Returns:
-        The plain config, whose backbone is mmdet's ResNet, or that of a ``hubconf.py`` beside the config where
+        The plain config, whose backbone is mmdet's, or that of a ``hubconf.py`` beside the config where
         mmdet's cannot be told to build it; and the plain detector in eval mode.
 
     Raises:
         UserError: there is nothing to fuse.
     """
     backbone, stock = find_backbone(detector), Config(cfg.to_dict())
-    skipped = [part for part, flag in zip(backbone.parts, code.flags[backbone.num_stages :], strict=True) if flag]
-    stock.model = stock_model(stock.model, skipped)
+    stock.model = stock_model(stock.model, skipped_parts(backbone, code))
     plain_cfg = stock_config(stock, stage_blocks(backbone, code), fuse)
     model = copy.deepcopy(plain_cfg.model)
     if 'repo_or_dir' in model.backbone:
@@ -133,20 +138,36 @@ def plain_detector(cfg: Config, detector: nn.Module, code: SkipConfig, fuse: boo
     return plain_cfg, plain.eval().requires_grad_(False)
 
 
+def skipped_parts(backbone: AdaptiveDepthBackbone, code: SkipConfig) -> list[SkippablePart]:
+    """The parts beyond the backbone that do not run whole at ``code``."""
+    return [part for part, flag in zip(backbone.parts, code.flags[backbone.num_stages :], strict=True) if flag]
+
+
 def stage_blocks(backbone: AdaptiveDepthBackbone, code: SkipConfig) -> list[int]:
     """How many blocks of each stage run at ``code``."""
-    return [stage.num_mandatory if flag else len(stage) for stage, flag in zip(backbone.stages, code)]
+    return [stage.num_mandatory if flag else len(stage.blocks_in_order) for stage, flag in zip(backbone.stages, code)]
 
 
 def sub_net_weights(detector: nn.Module, code: SkipConfig) -> dict[str, Tensor]:
     """The weights that a detector uses at ``code``, by the names that they have in a plain detector."""
     backbone = find_backbone(detector)
-    names = {module: name for name, module in detector.named_modules()}
-    unused = [*backbone.skipped_blocks(code), *backbone.idle_norms(code)]
-    prefixes = tuple(f'{names[module]}.' for module in unused)
-    used = {key: value for key, value in detector.state_dict().items() if not key.startswith(prefixes)}
-    twins = tuple(f'{names[norm]}.' for norm in backbone.idle_norms(SkipConfig.super_net(backbone.letter_groups)))
-    return {key.replace('_skip.', '.') if key.startswith(twins) else key: value for key, value in used.items()}
+
+    def keys_of(modules: Iterable[nn.Module]) -> tuple[str, ...]:
+        inside = set(modules)  # of which some stand in two places
+        named = detector.named_modules(remove_duplicate=False)
+        return tuple(f'{name}.' for name, module in named if module in inside)
+
+    unused = keys_of([*backbone.skipped_blocks(code), *backbone.idle_norms(code)])
+    twins = keys_of(backbone.idle_norms(SkipConfig.super_net(backbone.letter_groups)))
+    used = {
+        key.replace('_skip.', '.') if key.startswith(twins) else key: value
+        for key, value in detector.state_dict().items()
+        if not key.startswith(unused)
+    }
+    for part in skipped_parts(backbone, code):
+        named = {key: part.stock_key(key) for key in used}
+        used = {name: used[key] for key, name in named.items() if name is not None}
+    return used
 
 
 def _require_free(out: str | os.PathLike[str]) -> Path:

@@ -69,6 +69,8 @@ def stock_model(model: dict[str, Any], skipped: Iterable[SkippablePart]) -> dict
 
 def _clone_norms(detector: nn.Module, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
     """Before weights are loaded, which may be those of a stock detector."""
-    names = {module: name for name, module in detector.named_modules()}
+    names: dict[nn.Module, list[str]] = {}
+    for name, module in detector.named_modules(remove_duplicate=False):
+        names.setdefault(module, []).append(name)
     for part in find_backbone(detector).parts:
         part.clone_norms(state_dict, names, prefix)

@@ -36,6 +36,8 @@ class Part:
     index: int
     #: The module at the path ``of``.
     module: Any
+    #: The fewest items of a sequence that have to be kept.
+    least: int = 1
     #: Norms whose weights were cloned at the last load, hence never trained with the part skipped.
     num_cloned: int = 0
 
@@ -56,6 +58,10 @@ class Part:
         The names of the weights of such a module are those of the mandatory items.
         """
         raise NotImplementedError
+
+    def stock_key(self, key: str) -> str | None:
+        """The name that a weight of the detector has in a stock one that is cut; None where it has no place there."""
+        return key
 
     def attach(self, detector: nn.Module, backbone: AdaptiveDepthBackbone) -> None:
         """Make items of a detector skippable, by the next letter of its backbone's codes.
@@ -97,12 +103,12 @@ class Part:
         first, others = ([item for each in items for item in each[cut]] for cut in _halves(self.keep))
         return SubPaths(first, others)
 
-    def clone_norms(self, state_dict: dict[str, Tensor], own: dict[nn.Module, str], prefix: str) -> None:
+    def clone_norms(self, state_dict: dict[str, Tensor], own: dict[nn.Module, list[str]], prefix: str) -> None:
         """Give weights without the second set of norms a copy of the first; refuse those of another split.
 
         Args:
             state_dict: the detector's, which is added to.
-            own: the names of the detector's modules.
+            own: the names of the detector's modules; what stands in two places has two.
             prefix: what the detector's keys begin with.
 
         Raises:
@@ -111,7 +117,8 @@ class Part:
         inside = f'{prefix}{self.of}.'
         modules = [module for item in self.sub_paths.mandatory for module in item.modules()]
         twins = [getattr(m, f'{name}_skip', None) for m in modules for name in getattr(m, 'norm_names', ())]
-        wanted = [f'{prefix}{own[twin]}.{key}' for twin in twins if twin is not None for key in twin.state_dict()]
+        names = [(name, twin) for twin in dict.fromkeys(twins) if twin is not None for name in own[twin]]
+        wanted = [f'{prefix}{name}.{key}' for name, twin in names for key in twin.state_dict()]
         given = [key for key in state_dict if key.startswith(inside) and '_skip.' in key]
         self.num_cloned = 0
         if wanted and given and set(wanted) ^ set(given):
@@ -138,9 +145,9 @@ class Part:
 
     def _require_keep(self) -> None:
         fewest = min(len(list(sequence.children())) for sequence in self.sequences)
-        if not isinstance(self.keep, int) or isinstance(self.keep, bool) or not 1 <= self.keep < fewest:
+        if not isinstance(self.keep, int) or isinstance(self.keep, bool) or not self.least <= self.keep < fewest:
             raise UserError(
-                f'{self.described}: keep should be from 1 to {fewest - 1}, as there are {fewest} items, '
+                f'{self.described}: keep should be from {self.least} to {fewest - 1}, as there are {fewest} items, '
                 f'but got {self.keep!r}'
             )
 

@@ -23,12 +23,12 @@ class SkippableTower(Part):
 
     def find(self) -> Sequence[nn.Module]:
         """The lists of two and more convolutions."""
-        lists = [child for child in self.module.children() if type(child) is nn.ModuleList and len(child) > 1]
+        lists = [each for each in _lists(self.module) if len(each) > 1]
         towers = [items for items in lists if all(isinstance(item, ConvModule) for item in items)]
         if not towers or self._number not in vars(self.module):
             raise UserError(
                 f'{self.described}: {type(self.module).__name__} has no lists of convolutions to skip, as the heads of '
-                'GFL, ATSS, FCOS and RetinaNet and FCNMaskHead have'
+                'GFL, ATSS, FCOS, RetinaNet, RTMDet and YOLOX and FCNMaskHead have'
             )
         for tower in towers:
             convs: list[Any] = list(tower)
@@ -47,3 +47,9 @@ class SkippableTower(Part):
     def _number(self) -> str:
         """What a head calls the number of its convolutions."""
         return 'num_convs' if hasattr(self.module, 'num_convs') else 'stacked_convs'
+
+
+def _lists(module: nn.Module) -> list[Any]:
+    """The lists and sequences in a head, and those in its lists, of which RTMDet and YOLOX have one a level."""
+    own = [child for child in module.children() if type(child) in (nn.ModuleList, nn.Sequential)]
+    return list(dict.fromkeys([*own, *(inner for each in own for inner in _lists(each))]))
