@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
-from mmengine.registry import HOOKS, LOOPS, Registry, init_default_scope
+from mmengine.registry import HOOKS, LOOPS, VISBACKENDS, Registry, init_default_scope
 from mmengine.runner import ValLoop
+from mmengine.visualization import MLflowVisBackend
 from torch import nn
 
 from ..config import choose_codes, require_weights
@@ -16,6 +17,7 @@ from ..errors import UserError
 from ..ranks import join_ranks
 from .failures import explain
 from .lock import only_training_in
+from .mlflow_backend import MLflowBackend
 from .resume import Found
 from .resume import resume as resume_from
 from .runner import SafeRunner
@@ -90,6 +92,10 @@ def make_safe(cfg: Config) -> str:
     if val_cfg is not None and _is(val_cfg.get('type', 'ValLoop'), ValLoop, LOOPS) and choose_codes(cfg, None):
         cfg.val_cfg.type = 'SubNetValLoop'
         changes.append('ValLoop by SubNetValLoop')
+    for backend in (cfg.get('visualizer') or {}).get('vis_backends') or ():
+        if _is(backend.get('type'), MLflowVisBackend, VISBACKENDS):
+            backend['type'] = MLflowBackend.__name__
+            changes.append('MLflowVisBackend by MLflowBackend')
     added = [hook for name, hook in SAFETY_HOOKS.items() if name not in hooks]
     for name, hook in SAFETY_HOOKS.items():
         if hooks.setdefault(name, dict(type=hook)) is None:

@@ -2,8 +2,10 @@ import copy
 import json
 import math
 import tempfile
+from importlib.util import find_spec
 from unittest.mock import MagicMock
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -14,7 +16,6 @@ from mmengine.device import get_device
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.model import MMDistributedDataParallel
 from mmengine.runner import autocast
-from mmengine.visualization import TensorboardVisBackend
 from tiny import DETECTORS, build, load_tool, tiny_config
 
 from adn_mmdet import SkipConfig, StuckNormsHook, SubNetTestLoop, SubNetValLoop, UserError
@@ -191,11 +192,23 @@ def train(tmp_path, tiny_options, **settings):
     return code, next(tmp_path.glob('2*/*.log')).read_text()
 
 
-def test_a_training_logs_every_code_and_keeps_the_best(tmp_path, tiny_options):
+@pytest.fixture(scope='module')
+def logged(tmp_path_factory, tiny_options):
+    """The work folder of a training that logs to JSON, and to TensorBoard where that is installed; and its log."""
+    folder = tmp_path_factory.mktemp('logged')
     hooks = [dict(type='SkipAwareDistillationHook'), dict(type='EMAHook')]
-    best = {'default_hooks.checkpoint.save_best': 'TTTT/coco/bbox_mAP'}
-    code, text = train(tmp_path, tiny_options, custom_hooks=hooks, **best)
+    backends = ['LocalVisBackend'] + ['TensorboardVisBackend'] * bool(find_spec('tensorboard'))
+    settings = {
+        'default_hooks.checkpoint.save_best': 'TTTT/coco/bbox_mAP',
+        'visualizer.vis_backends': [dict(type=backend) for backend in backends],
+    }
+    code, text = train(folder, tiny_options, custom_hooks=hooks, **settings)
     assert code == 0
+    return folder, text
+
+
+def test_a_training_logs_every_code_and_keeps_the_best(logged):
+    tmp_path, text = logged
     (log,) = tmp_path.glob('2*/vis_data/scalars.json')
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     evaluations = [line for line in lines if 'coco/bbox_mAP' in line]
@@ -209,14 +222,17 @@ def test_a_training_logs_every_code_and_keeps_the_best(tmp_path, tiny_options):
     assert text.count('TTTT/coco/bbox_mAP: ') == 2 and 'skip-aware norms have not moved' not in text
 
 
-def test_tensorboard(tmp_path):
-    events_of = pytest.importorskip('tensorboard.backend.event_processing.event_accumulator').EventAccumulator
-    backend = TensorboardVisBackend(save_dir=str(tmp_path))
-    backend.add_scalars({'TTTT/coco/bbox_mAP': 0.5}, step=1)
-    backend.close()
-    events = events_of(str(tmp_path))
+def test_tensorboard_shows_both_nets_and_what_distillation_does_to_the_task(logged):
+    module = pytest.importorskip('tensorboard.backend.event_processing.event_accumulator', reason='no tensorboard')
+    folder, _ = logged
+    events = module.EventAccumulator(str(*folder.glob('2*/vis_data')))
     events.Reload()
-    assert events.Tags()['scalars'] == ['TTTT/coco/bbox_mAP']
+    (log,) = folder.glob('2*/vis_data/scalars.json')
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    for name in ('kd.to_task', 'super.loss_mask', 'base.loss_mask', 'FFFF/coco/bbox_mAP', 'TTTT/coco/bbox_mAP'):
+        expected = [(line['step'], line[name]) for line in lines if name in line]
+        found = [(event.step, event.value) for event in events.Scalars(name)]
+        assert np.array(found) == pytest.approx(np.array(expected)) and len(expected) == 2
 
 
 def test_a_bad_code_ends_the_training_before_it_starts(tmp_path, tiny_options, capsys):
