@@ -31,12 +31,18 @@ setup(
         'onnx': ['onnx'],
         'energy': ['zeus'],
         'cls': ['mmpretrain==1.2.0'],
+        'supervision': ['supervision'],
+        'sahi': ['sahi'],
+        'tensorboard': ['tensorboard'],
+        'wandb': ['wandb'],
+        'mlflow': ['mlflow'],
         'cam': [
             'scikit-learn',
             'tqdm',
         ],  # what grad-cam needs; it is installed without its own list: docs/classification.md
         'web': ['gradio>=6.31,<7'],
         'dev': [
+            'fire',  # of sahi, which is installed without its own list, as grad-cam is
             'gdown',
             'gradio>=6.31,<7',
             'mmpretrain==1.2.0',
@@ -48,6 +54,8 @@ setup(
             'pytest-xdist',
             'ruff',
             'scikit-learn',
+            'supervision',
+            'tensorboard',
             'tqdm',
         ],
     },

@@ -15,6 +15,7 @@ from .backbones import (  # noqa: E402
     set_skip,
 )
 from .checkpoints import load_for_testing, load_norms, recalibrate  # noqa: E402
+from .detections import to_supervision  # noqa: E402
 from .distillation import SkipAwareDistillationHook  # noqa: E402
 from .errors import UserError  # noqa: E402
 from .evaluation import ExactCocoMetric, SubNetTestLoop, SubNetValLoop  # noqa: E402
@@ -47,6 +48,7 @@ __all__ = [
     'recalibrate',
     'set_point',
     'set_skip',
+    'to_supervision',
     'train',
     'using_point',
 ]

@@ -35,6 +35,7 @@ fi
 
 say "3/3 adn_mmdet itself, and mmcv's operators"
 "${pip[@]}" --no-build-isolation --editable '.[dev]'
-# For tools/cam.py. What it asks for has a second OpenCV, of another version, which would overwrite the one that is there.
+# For tools/cam.py and docs/results.md. What they ask for has an OpenCV that would overwrite the one that is there.
 "${pip[@]}" --no-deps 'grad-cam==1.5.7' 'ttach==0.0.3'
+"${pip[@]}" --no-deps 'sahi==0.12.8' 'trackers==2.6.1'
 "$venv/bin/python" adn_mmdet/ops/place.py

@@ -30,6 +30,7 @@ ORDER = [
     'export',
     'training',
     'evaluation',
+    'detections',
     'inference',
     'web',
 ]

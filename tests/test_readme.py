@@ -9,9 +9,11 @@ import sys
 import pytest
 from mmdet.registry import MODELS
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.registry import VISBACKENDS, init_default_scope
 from project import CLASSIFIER, DETECTOR, make_project
 from tiny import ROOT, load_tool
+
+from adn_mmdet.config import load_config
 
 PAGES = {path.stem: path.read_text(encoding='utf-8') for path in (ROOT / 'README.md', *ROOT.glob('docs/*.md'))}
 WORK_DIR = f'work_dirs/{DETECTOR}'
@@ -89,6 +91,23 @@ def test_the_python_runs_as_written(trained_project):
     code = next(block for block in blocks('README', 'python') if 'AnyDepthInferencer' in block)
     done = subprocess.run([sys.executable, '-c', at_ease(code)], cwd=trained_project, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    'code, package', zip(blocks('results', 'python'), ('trackers', 'sahi')), ids=['track', 'slice']
+)
+def test_results_are_used_as_written(code, package, trained_project, monkeypatch):
+    pytest.importorskip(package, reason=f'{package} is not installed')
+    monkeypatch.chdir(trained_project)
+    exec(at_ease(code), {})
+
+
+@pytest.mark.parametrize('options', re.findall(r'\| `(visualizer\.[^`]+)` \|', PAGES['training']))
+def test_the_options_of_a_tracker_are_those_of_its_backend(options):
+    pairs = dict(option.split('=', 1) for option in options.split())
+    cfg = load_config(str(ROOT / f'configs/{DETECTOR}.py'), pairs)
+    (backend,) = cfg.visualizer.vis_backends
+    assert VISBACKENDS.build({'save_dir': 'unused', **backend})  # what it needs is imported when it logs
 
 
 def test_targets_exist():

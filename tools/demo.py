@@ -7,6 +7,7 @@ import math
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mmengine.config import DictAction
 from adn_mmdet import UserError
 from adn_mmdet.config import load_config
 from adn_mmdet.inference import AnyDepthInferencer, list_inputs
+from adn_mmdet.inference.annotations import FORMATS
 from adn_mmdet.inference.outputs import output_names, require_outputs
 from adn_mmdet.inference.stream import Stream
 
@@ -43,8 +45,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         '--images', help="a folder of images to time points on; default the config's test set, noise where it is absent"
     )
     parser.add_argument('--out', default='outputs', help='folder for annotated images or video; default outputs')
+    parser.add_argument(
+        '--format', choices=FORMATS, help='write what is found as well: annotations.json (coco), or labels/*.txt (yolo)'
+    )
     parser.add_argument('--device', help='such as cuda:0 or cpu; default a GPU if there is one')
-    parser.add_argument('--score-thr', type=float, default=0.3, help='least score of what is drawn; default 0.3')
+    parser.add_argument(
+        '--score-thr', type=float, default=0.3, help='least score of what is drawn or written; default 0.3'
+    )
     parser.add_argument('--allow-untrained', action='store_true', help='run depths of weights without skip-aware norms')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides of the config')
     return parser.parse_args(argv)
@@ -89,7 +96,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f'--score-thr should be from 0 to 1, but got {args.score_thr}')
     budget_ms = budget_of(args.budget_ms, args.budget_fps)
     images = list_inputs(args.input)
-    require_outputs(Path(args.out), output_names(images))
+    out, kind = Path(args.out), FORMATS.get(args.format)
+    require_outputs(out, output_names(images) + (kind.names(images) if kind else []))
     inferencer = AnyDepthInferencer(
         load_config(args.config, args.cfg_options),
         args.checkpoint,
@@ -100,17 +108,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     asked: dict[str, Any] = dict(skip=args.skip, point=args.point)
     options: dict[str, Any] = dict(out_dir=args.out, pred_score_thr=args.score_thr)
-    if args.hold or args.log:
-        options |= dict(asked, hold=args.hold, log=args.log, budget_ms=budget_ms)
-        text = describe_held(inferencer(images, **options), budget_ms or math.inf)  # without one it refuses
-    else:
-        point, times = inferencer.choose(**asked, budget_ms=budget_ms), array('f')
-        if not isinstance(images, Stream):
-            inferencer(images[:1], point=point)  # a device's first call is slow
-        options |= dict(point=point, on_prediction=lambda prediction: times.append(prediction['ms']))
-        inferencer(images, **options)
-        text = f'{len(times)} images, {point or "no depth to choose"}, median {np.median(times):.1f} ms'
-    print(f'{Path(args.out) / "vis"}: {text}')
+    with kind(out, images, inferencer.classes, args.score_thr) if kind else nullcontext() as annotations:
+        options |= dict(annotations=annotations)
+        if args.hold or args.log:
+            options |= dict(asked, hold=args.hold, log=args.log, budget_ms=budget_ms)
+            text = describe_held(inferencer(images, **options), budget_ms or math.inf)  # without one it refuses
+        else:
+            point, times = inferencer.choose(**asked, budget_ms=budget_ms), array('f')
+            if not isinstance(images, Stream):
+                inferencer(images[:1], point=point)  # a device's first call is slow
+            options |= dict(point=point, on_prediction=lambda prediction: times.append(prediction['ms']))
+            inferencer(images, **options)
+            text = f'{len(times)} images, {point or "no depth to choose"}, median {np.median(times):.1f} ms'
+    print(f'{out / "vis"}: {text}')
 
 
 if __name__ == '__main__':

@@ -27,10 +27,12 @@ from ..checkpoints import load_for_testing, read_weights
 from ..checkpoints.web import cached
 from ..config import coco_dataset, load_config
 from ..cost.timing import find_device, require_counts
+from ..detections import FACTS
 from ..errors import UserError
 from ..export.artifact import artifact_config, is_artifact
 from ..files import file_sha256
 from ..ops.precision import autocast, keep_boxes_exact
+from .annotations import Annotations
 from .config_text import config_of_checkpoint
 from .inputs import Inputs, list_inputs, naming_what_fails, require_paths
 from .outputs import note_output, output_names, prediction_name, require_outputs, write_output
@@ -39,7 +41,6 @@ from .stream import Stream
 from .video import Video, VideoWriter
 
 Images = list[str | np.ndarray] | Video | Stream
-FACTS = ('skip', 'point', 'ms')  # of a prediction, beside what was detected
 
 
 class StrictInferencer(DetInferencer):
@@ -63,7 +64,7 @@ class StrictInferencer(DetInferencer):
     """
 
     visualize_kwargs = {*DetInferencer.visualize_kwargs, 'video'}
-    postprocess_kwargs = {*DetInferencer.postprocess_kwargs, 'on_prediction'}
+    postprocess_kwargs = {*DetInferencer.postprocess_kwargs, 'on_prediction', 'annotations'}
 
     def __init__(
         self,
@@ -130,7 +131,8 @@ class StrictInferencer(DetInferencer):
             no_save_vis: write none.
             no_save_pred: do not write predictions (into ``preds/``, as DetInferencer's).
             on_prediction: called with each prediction, in the order of the images; they are not kept then.
-            **kwargs: those of DetInferencer.
+            **kwargs: those of DetInferencer, and ``annotations``, which writes a COCO JSON or YOLO's texts
+                (:mod:`~adn_mmdet.inference.annotations`).
 
         Returns:
             As DetInferencer: ``predictions``, each with the ``ms`` of its forward, from preprocessed images to
@@ -243,6 +245,11 @@ class StrictInferencer(DetInferencer):
             prediction.set_metainfo(dict(ms=ms))
         return predictions
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, by label."""
+        return tuple(self.model.dataset_meta['classes'])
+
     def _synchronize(self) -> None:
         if self.device.type == 'cuda':
             torch.cuda.synchronize(self.device)
@@ -291,10 +298,14 @@ class StrictInferencer(DetInferencer):
         visualization: list[np.ndarray] | None = None,
         *args: Any,
         on_prediction: Callable[[Any], object] | None = None,
+        annotations: Annotations | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """As DetInferencer's; hands the predictions to ``on_prediction``, if it is given, instead of returning them."""
         results = super().postprocess(preds, visualization, *args, **kwargs)
+        if annotations is not None:
+            for sample, result in zip(preds, results['predictions']):
+                annotations.add(result if isinstance(result, dict) else self.pred2dict(sample), sample.ori_shape)
         if on_prediction is not None:
             for prediction in results['predictions']:
                 on_prediction(prediction)

@@ -1,4 +1,5 @@
 import itertools
+import json
 import shutil
 from types import SimpleNamespace
 
@@ -75,13 +76,15 @@ def test_a_video_is_drawn_frame_by_frame(demo, net, video, tmp_path, capsys):
 
 def test_a_budget_is_held(demo, net, video, tmp_path, capsys, monkeypatch):
     log, argv = tmp_path / 'ran.csv', [video, *net, '--device', 'cpu', '--score-thr', '1']
-    held = [*argv, '--out', str(tmp_path / 'out'), '--hold', '--log', str(log)]
+    held = [*argv, '--out', str(tmp_path / 'out'), '--hold', '--log', str(log), '--format', 'coco']
     with monkeypatch.context() as patch:
         clock = SimpleNamespace(perf_counter=itertools.count().__next__)  # a frame takes a second
         patch.setattr('adn_mmdet.inference.held.time', clock)
         assert demo([*held, '--budget-fps', '0.5']) == 0
     expected = '4 images, FFFF 100%; median 1000.0 ms, 95 % within 1000.0 ms, 100% within 2000 ms'
     assert f'{tmp_path}/out/vis: {expected}' in capsys.readouterr().out
+    annotated = json.loads((tmp_path / 'out' / 'annotations.json').read_text())['images']
+    assert [image['point'] for image in annotated] == ['FFFF'] * 4
     assert log.read_text().splitlines() == ['frame,point,ms', *(f'{frame},FFFF,1000.000' for frame in range(4))]
     assert [path.name for path in (tmp_path / 'out' / 'vis').iterdir()] == ['drive.mp4']
     for flags, message in (
