@@ -97,6 +97,9 @@ CONTRASTS = [
     ('ADN', 'FFFF', 'ADN', 'TTTT'),
     ('ADN', 'TFFF', 'ADN', 'FFFT'),
     ('on: R50', None, 'R50', None),
+    ('on: ADN', 'FFFF', 'on: R50', None),
+    ('on: ADN', 'FFFF', 'on: ADN', 'TTTT'),
+    ('on: ADN', 'TFFF', 'on: ADN', 'FFFT'),
     *((f'{on}tower {keep}', 'FFFF-F', f'{on}R50', None) for on in ('', 'on: ') for keep in (2, 1)),
     *(
         (f'{on}tower {keep}', 'FFFF-F', f'{on}tower {keep}', code)
@@ -109,6 +112,7 @@ CONTRASTS = [
 # What is skipped, and a net that is not, whose smaller inputs cost as much.
 RIVALS = [
     ('ADN', 'TTTT', 'ADN', 'FFFF'),
+    ('on: ADN', 'TTTT', 'on: R50', None),
     ('R50-Base', None, 'R50', None),
     *(
         (f'{on}tower {keep}', code, f'{on}{other}', other_code)
