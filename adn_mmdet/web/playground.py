@@ -69,9 +69,9 @@ class Playground:
 
     def __init__(self, inferencer: AnyDepthInferencer, sub_nets: str | os.PathLike[str] | None = None) -> None:
         self.inferencer = inferencer
-        backbone = find_backbone(inferencer.model)
+        self._groups = find_backbone(inferencer.model).letter_groups
         self.own = own_point(inferencer.cfg)
-        self.codes = list(SkipConfig.all(backbone.num_stages))
+        self.codes = list(SkipConfig.all(self._groups))
         tested = self._tested(sub_nets)
         tested_points = [OperatingPoint.from_row(row).filled(self.own) for row in tested]
         self._rows = dict(zip(tested_points, tested))
@@ -94,9 +94,9 @@ class Playground:
         for name, value in dict(size=size, proposals=proposals).items():
             if value is not None:
                 numbers[name], most = int(value), mosts[name]
-                if most is None or value > most:
-                    raise UserError(f'{name} can be {most or "none"} at most here, but got {value:g}')
-        return OperatingPoint(SkipConfig.parse(code, len(self.codes[0])), **numbers).filled(self.own)
+                if most is not None and value > most:  # a detector that has none refuses any
+                    raise UserError(f'{name} can be {most} at most here, but got {value:g}')
+        return OperatingPoint(SkipConfig.parse(code, self._groups), **numbers).filled(self.own)
 
     def look(self, image: np.ndarray, point: OperatingPoint, score: float = 0.3) -> Look:
         """Detect on an image at a point.

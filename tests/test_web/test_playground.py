@@ -3,9 +3,13 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 import numpy as np
 import pytest
+import torch
+from mmengine.config import Config
+from tiny import ROOT, build, narrow, small_images
 
 from adn_mmdet import SkipConfig, UserError
 from adn_mmdet.cost.macs import count_costs_of_points
+from adn_mmdet.inference import AnyDepthInferencer
 from adn_mmdet.operating_point import OperatingPoint
 from adn_mmdet.web import Playground
 
@@ -85,6 +89,20 @@ def test_two_users_at_once_see_their_own_point(playground, examples):
         looks = list(pool.map(lambda job: playground.look(images[job[0]], points[job[1]], 0), jobs))
     for (image, point), look in zip(jobs, looks):
         assert look.point == points[point] and np.array_equal(look.picture, wanted[point][image])
+
+
+def test_codes_with_a_letter_a_part_and_no_proposals(tmp_path):
+    cfg = small_images(narrow(Config.fromfile(ROOT / 'configs' / 'retinanet_r50_adn_tower_1x_coco.py')))
+    cfg.model.bbox_head.stacked_convs = 4
+    cfg.dump(tmp_path / 'tower.py')
+    torch.save(dict(state_dict=build(cfg).state_dict()), tmp_path / 'tower.pth')
+    inferencer = AnyDepthInferencer(tmp_path / 'tower.py', tmp_path / 'tower.pth', 'cpu', show_progress=False)
+    playground = Playground(inferencer)
+    assert len(playground.positions) == 32 and playground.own.proposals is None
+    image = np.zeros((50, 60, 3), np.uint8)
+    assert str(playground.look(image, playground.point('tfff-t', 32)).point) == 'TFFF-T@32'
+    with pytest.raises(UserError, match='has no number of proposals to choose'):
+        playground.look(image, playground.point('TFFF-T', 32, 10))
 
 
 def test_results_of_other_weights_are_refused(inferencer, tmp_path, net):
