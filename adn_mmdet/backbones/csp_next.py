@@ -150,7 +150,8 @@ class AdaptiveDepthCSPNeXt(_AdaptiveDepthCSP, CSPNeXt):
     Args:
         skip: the stored skip configuration, such as ``'TTFF'``; None is the super-net.
         skip_aware_norm: whether there is a second set of norms.
-        **kwargs: those of :class:`mmdet.models.CSPNeXt`; ``arch='P6'`` has five stages and letters.
+        **kwargs: those of :class:`mmdet.models.CSPNeXt`; ``arch='P6'`` has five letters, which the
+            scripts cannot be told.
 
     Raises:
         UserError: a skip that is not a code of one letter a stage.
