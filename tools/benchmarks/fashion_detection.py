@@ -43,7 +43,7 @@ def with_tower(keep: int, **part: Any) -> dict[str, Any]:
 
 
 PARTS = ['FFFF-F', 'TTTT-T', 'FFFF-T', 'TTTT-F']
-# By row: what changes in the model, and the codes that are tested, the first one at all sizes; None: trained alone.
+# By row: what changes in the model, and the codes that are tested, the first two at all sizes; None: trained alone.
 ROWS: dict[str, tuple[dict[str, Any], list[str] | None]] = {
     'R50': (alone(DEEP), None),
     'R50-Base': (alone(BASE), None),
@@ -84,7 +84,7 @@ def train(row: str, seed: int, sizes: str) -> dict[str, Any]:
         runner.model.to(memory_format=torch.channels_last)  # a narrow network is a sixth faster
         runner.train()
     evaluate_sub_nets(cfg.copy(), checkpoint, skip=','.join(codes) if codes else None, sizes=[SIZE])
-    points = evaluate_sub_nets(cfg, checkpoint, skip=codes[0] if codes else None, sizes=sizes)
+    points = evaluate_sub_nets(cfg, checkpoint, skip=','.join(codes[:2]) if codes else None, sizes=sizes)
     kept = [{name: point.get(name) for name in KEPT} for point in points]
     return dict(row=row, seed=seed, steps=steps, points=kept)
 
@@ -113,6 +113,7 @@ CONTRASTS = [
 RIVALS = [
     ('ADN', 'TTTT', 'ADN', 'FFFF'),
     ('on: ADN', 'TTTT', 'on: R50', None),
+    *((f'on: tower {keep}', 'TTTT-T', 'on: ADN', 'TTTT') for keep in (2, 1)),
     ('R50-Base', None, 'R50', None),
     *(
         (f'{on}tower {keep}', code, f'{on}{other}', other_code)
