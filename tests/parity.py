@@ -38,7 +38,7 @@ def make_lively(detector: nn.Module) -> nn.Module:
         if name.endswith(tuple(LAST)):
             module.part = name
             hooks.append(module.register_forward_hook(draw))
-    predict(detector, noise((1, 128, 128, 3)), SkipConfig.super_net(4))
+    predict(detector, noise((1, 128, 128, 3)), SkipConfig.super_net(detector.backbone.letter_groups))
     for hook in hooks:
         hook.remove()
     return detector

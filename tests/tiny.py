@@ -44,7 +44,8 @@ def narrow(cfg: Config, **backbone: Any) -> Config:
     cfg.model.rpn_head.update(in_channels=channels, feat_channels=channels)
     roi_head = cfg.model.roi_head
     roi_head.bbox_roi_extractor.out_channels = channels
-    roi_head.bbox_head.update(in_channels=channels, fc_out_channels=32, num_classes=num_classes)
+    for head in roi_head.bbox_head if isinstance(roi_head.bbox_head, list) else [roi_head.bbox_head]:
+        head.update(in_channels=channels, fc_out_channels=32, num_classes=num_classes)
     if roi_head.get('mask_head'):
         roi_head.mask_roi_extractor.out_channels = channels
         roi_head.mask_head.update(

@@ -74,15 +74,15 @@ class _Heads(nn.Module):
 
     def forward(self, image: Tensor) -> object:
         detector, (height, width) = self.detector, image.shape[-2:]
+        sample = DetDataSample(metainfo=dict(img_shape=(height, width), batch_input_shape=(height, width)))
         if isinstance(detector, SingleStageDetector):
             return detector.bbox_head(detector.extract_feat(image))
         if not isinstance(detector, TwoStageDetector):
-            sample = DetDataSample(metainfo=dict(img_shape=(height, width), batch_input_shape=(height, width)))
             return detector(image, [sample], mode='tensor')
         feats = detector.extract_feat(image)
         box = image.new_tensor([[0, 0, width / 2, height / 2]])
         proposals = InstanceData(bboxes=box.repeat(self.num_proposals, 1))
-        return detector.rpn_head(feats), detector.roi_head(feats, [proposals], [DetDataSample()])
+        return detector.rpn_head(feats), detector.roi_head(feats, [proposals], [sample])
 
 
 def count_costs(

@@ -36,7 +36,7 @@ def compare_ap(
     Raises:
         UserError: as :func:`~adn_mmdet.evaluation.evaluate.evaluate_sub_nets`.
     """
-    codes = ','.join(letter * opened(exact).num_stages for letter in 'FT')
+    codes = ','.join((opened(exact).codes[0], opened(exact).codes[-1]))
     rows: list[Mapping[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:  # of both: mmengine's visualizer goes on writing to the first one's
         for name, path in (('exact', exact), ('smaller', smaller)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,7 +71,7 @@ def export_any_depth(
     require_expressible(detector)
     resize = _resize(cfg)
     content = load_from_local(checkpoint, map_location='cpu')
-    codes = SkipConfig.all(find_backbone(detector).num_stages)
+    codes = SkipConfig.all(find_backbone(detector).letter_groups)
     load_for_testing(detector, checkpoint, codes, allow_untrained, checkpoint=content)
     sha256 = file_sha256(checkpoint)
     about = {
@@ -103,7 +103,7 @@ def any_depth_model(detector: Any, skip: SkipConfig | None = None) -> onnx.Model
 
     Returns:
         A model for any batch and image size. Inputs: ``images`` (N, H, W, 3) uint8, BGR, already resized; ``skip``
-        (stages,) bool; ``num_proposals`` () int64, how many regions of an image are looked at, of a two-stage detector
+        (letters,) bool; ``num_proposals`` () int64, how many regions of an image are looked at, of a two-stage detector
         alone. Outputs: ``boxes`` (N, K, 4) float32 as x1, y1, x2, y2 in pixels of ``images``; ``scores`` (N, K);
         ``labels`` (N, K) int64; ``num`` (N,) int64, how many of the rows are detections, best first (the rest is
         zeros; K is that of the image with the most, at least 1); with a mask head ``masks`` (N, K, h, w), the
@@ -112,13 +112,13 @@ def any_depth_model(detector: Any, skip: SkipConfig | None = None) -> onnx.Model
     import onnx
 
     backbone, graph = detector.backbone, Graph()
+    letters = [(False, True)] * sum(backbone.letter_groups) if skip is None else [(flag,) for flag in skip]
     images, value = torch.zeros(EXAMPLE, dtype=torch.uint8), 'stem'
     graph.add(trace(stem := _Stem(detector), {'images': images}, [value], {'images': (0, 1, 2)}))
     x, outputs = stem(images), {}
     for index, stage in enumerate(backbone.stages):
         parts = [
-            trace(_Stage(stage, flag), {value: x}, [f'stage{index}'], {value: (0, 2, 3)})
-            for flag in ((False, True) if skip is None else list(skip)[index : index + 1])
+            trace(_Stage(stage, flag), {value: x}, [f'stage{index}'], {value: (0, 2, 3)}) for flag in letters[index]
         ]
         graph.add_choice('skip', index, parts)
         x, value = stage(x, False), f'stage{index}'
@@ -126,11 +126,14 @@ def any_depth_model(detector: Any, skip: SkipConfig | None = None) -> onnx.Model
             outputs[value] = x
     two_stage = hasattr(detector, 'roi_head')
     names = ['boxes', 'scores', 'labels', 'num', *(['masks'] if two_stage and detector.roi_head.with_mask else [])]
+    heads: nn.Module = _Heads(detector)
+    if backbone.parts:  # the towers of its dense head
+        outputs, heads = _add_towers(graph, detector, outputs, letters[-1]), _Detections(detector)
     given = {'images': images, 'num_proposals': torch.tensor(100), **outputs}
     varying = {'images': (0, 1, 2), **dict.fromkeys(outputs, (0, 2, 3))}
-    graph.add(trace(_Heads(detector), given, names, varying))
+    graph.add(trace(heads, given, names, varying))
     inputs: dict[str, Any] = {'images': ('uint8', ['N', 'H', 'W', 3])}
-    inputs |= {'skip': ('bool', [backbone.num_stages])} if skip is None else {}
+    inputs |= {'skip': ('bool', [len(letters)])} if skip is None else {}
     inputs |= {'num_proposals': ('int64', [])} if two_stage else {}
     shapes: dict[str, Any] = {
         'boxes': ('float32', ['N', 'K', 4]),
@@ -141,6 +144,64 @@ def any_depth_model(detector: Any, skip: SkipConfig | None = None) -> onnx.Model
     shapes |= {'masks': ('float32', ['N', 'K', 'h', 'w'])} if 'masks' in names else {}
     onnx.checker.check_model(model := graph.model(inputs, shapes))
     return model
+
+
+def _add_towers(graph: Graph, detector: Any, outputs: Mapping[str, Tensor], flags: Iterable[bool]) -> dict[str, Tensor]:
+    """Add the neck, and a dense head for each way of its letter.
+
+    Args:
+        graph: up to the backbone's stages.
+        detector: its one part is the towers of its head.
+        outputs: those of the stages that the neck takes, by name.
+        flags: the ways that the letter can be.
+
+    Returns:
+        What the head returns, by name: all kinds of a level, level by level.
+    """
+    neck, backbone = _Neck(detector), detector.backbone
+    levels = {f'level{index}': feat for index, feat in enumerate(neck(*outputs.values()))}
+    varying = dict.fromkeys((*outputs, *levels), (0, 2, 3))
+    graph.add(trace(neck, outputs, list(levels), {name: varying[name] for name in outputs}))
+    predicted = {f'head{index}': value for index, value in enumerate(_Towers(detector)(*levels.values()))}
+    parts = []
+    for flag in flags:
+        with backbone.using_skip((*backbone.resolve_skip().flags[:-1], flag)):
+            parts.append(trace(_Towers(detector), levels, list(predicted), {name: varying[name] for name in levels}))
+    graph.add_choice('skip', backbone.num_stages, parts)
+    return predicted
+
+
+class _Neck(nn.Module):
+    def __init__(self, detector: Any) -> None:
+        super().__init__()
+        self.neck = detector.neck
+
+    def forward(self, *outputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.neck(outputs))
+
+
+class _Towers(nn.Module):
+    """A dense head, to its predictions at the skip in force."""
+
+    def __init__(self, detector: Any) -> None:
+        super().__init__()
+        self.head = detector.bbox_head
+
+    def forward(self, *feats: Tensor) -> tuple[Tensor, ...]:
+        return tuple(value for level in zip(*self.head(feats)) for value in level)
+
+
+class _Detections(nn.Module):
+    """The detections of what :class:`_Towers` predicts."""
+
+    def __init__(self, detector: Any) -> None:
+        super().__init__()
+        self.detections, self.num_levels = DenseDetections(detector), len(detector.bbox_head.prior_generator.strides)
+
+    def forward(self, images: Tensor, _: Tensor, *predicted: Tensor) -> tuple[Tensor, ...]:
+        kinds = len(predicted) // self.num_levels
+        by_kind = [predicted[kind::kinds] for kind in range(kinds)]
+        return self.detections.detect(by_kind, torch._shape_as_tensor(images)[1:3])
 
 
 class _Stem(nn.Module):
@@ -190,6 +251,7 @@ def _settings(detector: Any) -> dict[str, Any]:
     scaled = given._enable_normalize
     return {
         'num_stages': detector.backbone.num_stages,
+        **({'num_parts': number} if (number := len(detector.backbone.parts)) else {}),
         'mean': given.mean.flatten().tolist() if scaled else [0.0] * 3,
         'std': given.std.flatten().tolist() if scaled else [1.0] * 3,
         'max_per_img': test_cfg.max_per_img,

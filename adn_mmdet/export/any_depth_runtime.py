@@ -7,7 +7,7 @@ A copy of this file lies beside every file that tools/export_any_depth.py writes
 >>> found = detect('street.jpg', skip='TTFF', score_thr=0.5)
 >>> found.boxes, found.scores, found.names, found.masks
 
-The graph takes ``images`` (N, H, W, 3) uint8, BGR, resized; ``skip`` (stages,) bool; of a two-stage detector
+The graph takes ``images`` (N, H, W, 3) uint8, BGR, resized; ``skip`` (letters,) bool; of a two-stage detector
 ``num_proposals`` () int64. It returns ``boxes`` (N, K, 4) float32 as x1, y1, x2, y2 in pixels of ``images``,
 ``scores`` (N, K), ``labels`` (N, K) int64, ``num`` (N,) int64, how many of the K are detections, and of a detector
 with masks ``masks`` (N, K, 28, 28) float32, probabilities inside each box. Its metadata entry ``adn_mmdet`` is one
@@ -38,6 +38,12 @@ Skip = str | Sequence[bool]
 Names = Sequence[str]
 
 
+def all_codes(num_stages: int, num_parts: int = 0) -> list[str]:
+    """Every skip code, the super-net's first: a letter a stage, then a hyphen and a letter for each part beyond."""
+    letters = map(''.join, product('FT', repeat=num_stages + num_parts))
+    return ['-'.join([code[:num_stages], *code[num_stages:]]) for code in letters]
+
+
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 31
 
@@ -60,6 +66,7 @@ FIELDS: dict[str, Callable[[Any], bool]] = {
     'schema': _is_count,
     'classes': lambda value: _is_list(value, lambda name: isinstance(name, str)) and bool(value),
     'num_stages': lambda value: _is_count(value) and value <= 16,
+    'num_parts': lambda value: value == 0 or _is_count(value) and value <= 3,  # skippable beyond the backbone
     'config': lambda value: isinstance(value, str),  # its name, without .py
     'checkpoint_sha256': lambda value: value is None or isinstance(value, str),
     'mean': lambda value: _is_list(value, _is_number, 3),  # of red, green and blue; in the graph already, as std is
@@ -124,7 +131,8 @@ class AnyDepthRuntime:
         self.backend = BACKENDS[backend](self.path, threads, providers)
         self.about = _read_metadata(self.path, self.backend)
         self.num_stages: int = self.about['num_stages']
-        self.codes = [''.join(letters) for letters in product('FT', repeat=self.num_stages)]
+        self.codes = all_codes(self.num_stages, self.about['num_parts'])
+        self._spelled = {spelling: code for code in self.codes for spelling in (code, code.replace('-', ''))}
         self._ms = {row['skip']: row['ms'] for row in self.about['rows'] if 'ms' in row}
         self._calibrating = threading.Lock()
 
@@ -173,7 +181,7 @@ class AnyDepthRuntime:
             given = f'{images.dtype}, {images.shape}' if isinstance(images, np.ndarray) else type(images).__name__
             raise ArtifactError(f'images should be uint8 of shape (N, H, W, 3), but got {given}')
         code, default = self.parse(skip), self.about['num_proposals']
-        feeds = {'images': images, 'skip': np.array([letter == 'T' for letter in code])}
+        feeds = {'images': images, 'skip': np.array([letter == 'T' for letter in code if letter != '-'])}
         if proposals is not None:
             if default is None:
                 raise ArtifactError(f'proposals={proposals!r}: this detector has none, leave them out')
@@ -187,15 +195,16 @@ class AnyDepthRuntime:
 
     def parse(self, skip: Skip | None) -> str:
         """A skip code of this detector, in capital letters; None is the super-net."""
-        letters: Any = 'F' * self.num_stages if skip is None else skip
+        letters: Any = self.codes[0] if skip is None else skip
         if isinstance(skip, (list, tuple, np.ndarray)):
             letters = ''.join('T' if flag else 'F' for flag in skip)
-        if not isinstance(letters, str) or len(letters) != self.num_stages or set(letters) - set('TtFf'):
+        code = self._spelled.get(letters.upper()) if isinstance(letters, str) and letters.isascii() else None
+        if code is None:
             raise ArtifactError(
                 f'{skip!r} is not a skip code: it has one letter a stage ({self.num_stages} in all), T to skip it and '
-                f'F to run it, such as {"F" * self.num_stages} (super-net) or {"T" * self.num_stages} (base-net)'
+                f'F to run it, such as {self.codes[0]} (super-net) or {self.codes[-1]} (base-net)'
             )
-        return letters.upper()
+        return code
 
     def calibrate(self, image: Image, rounds: int = 3) -> dict[str, float]:
         """Measure what each depth takes on this machine; budgets go by it from then on.
@@ -207,12 +216,13 @@ class AnyDepthRuntime:
             rounds: timed calls of each, of which medians are taken.
         """
         _require_count('rounds', rounds)
-        pixels, stages = read_image(image), range(self.num_stages)
-        timed = [self.codes[0], *(''.join('T' if stage == own else 'F' for stage in stages) for own in stages)]
+        pixels = read_image(image)
+        places = [place for place, letter in enumerate(self.codes[0]) if letter == 'F']
+        timed = [self.codes[0], *(f'{self.codes[0][:own]}T{self.codes[0][own + 1 :]}' for own in places)]
         times = [[self(pixels, code).ms for code in timed] for _ in range(rounds + 1)][1:]  # the first calls are slow
         full, *one_less = (median(column) for column in zip(*times))
-        saved = [full - ms for ms in one_less]
-        self._ms = {code: full - sum(saved[stage] for stage in stages if code[stage] == 'T') for code in self.codes}
+        saved = {place: full - ms for place, ms in zip(places, one_less)}
+        self._ms = {code: full - sum(saved[own] for own in places if code[own] == 'T') for code in self.codes}
         return self._ms  # milliseconds by code
 
     def choose(self, budget_ms: float, image: Image) -> str:
@@ -314,7 +324,7 @@ def _read_metadata(path: str, backend: Any) -> dict[str, Any]:
     if backend.text is None or not {'images', 'skip'} <= backend.inputs:
         raise ArtifactError(f'{path} is no any-depth detector: {EXPORT}')
     try:
-        about = {**json.loads(backend.text)}
+        about = {'num_parts': 0, **json.loads(backend.text)}
     except (ValueError, TypeError, RecursionError) as error:
         raise ArtifactError(f'{path}: its metadata are no JSON object: {EXPORT}') from error
     if about.get('schema') != SCHEMA:
@@ -325,7 +335,7 @@ def _read_metadata(path: str, backend: Any) -> dict[str, Any]:
     wanted = {'boxes', 'scores', 'labels', 'num', *(['masks'] if about['mask_threshold'] is not None else [])}
     if wanted != set(backend.outputs) or (about['num_proposals'] is None) == ('num_proposals' in backend.inputs):
         raise ArtifactError(f'{path}: its graph and its metadata do not agree: {EXPORT}')
-    codes = {''.join(letters) for letters in product('FT', repeat=about['num_stages'])}
+    codes = all_codes(about['num_stages'], about['num_parts'])
     own = {'skip': codes, 'size': (None, min(about['resize']['scale'])), 'proposals': (None, about['num_proposals'])}
     rows = [row for row in about['rows'] if all(str(row.get(key)) in map(str, own[key]) for key in own)]
     about['rows'] = [row for row in rows if _is_number(row.get('ms', 0))]

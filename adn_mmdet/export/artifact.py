@@ -75,15 +75,20 @@ def _open(path: str, stamp: int, backend: str, on_gpu: bool, threads: int) -> _R
 class ArtifactBackbone(AdaptiveDepthBackbone):
     """Knows which skip an artifact runs at: that of ``using_skip``, or the stored one."""
 
-    def __init__(self, num_stages: int = 4, skip: Skip | None = None) -> None:
+    def __init__(self, num_stages: int = 4, skip: Skip | None = None, num_parts: int = 0) -> None:
         super().__init__()
-        self.num_stages = num_stages
-        self.stages = nn.ModuleList(nn.Identity() for _ in range(num_stages))
-        self.set_skip(SkipConfig.super_net(num_stages) if skip is None else skip)
+        self.num_stages, self.num_parts = num_stages, num_parts
+        self.stages = nn.ModuleList(nn.Identity() for _ in range(num_stages + num_parts))
+        self.set_skip(SkipConfig.super_net(self.letter_groups) if skip is None else skip)
+
+    @property
+    def letter_groups(self) -> tuple[int, ...]:
+        """Those of the detector that was exported."""
+        return self.num_stages, *(1 for _ in range(self.num_parts))
 
     def skipped_blocks(self, skip: Skip) -> list[nn.Module]:
-        """One a stage that is skipped: the file does not say how many it has."""
-        return [stage for stage, flag in zip(self.stages, SkipConfig.parse(skip, self.num_stages)) if flag]
+        """One a letter that skips: the file does not say how many there are."""
+        return [stage for stage, flag in zip(self.stages, SkipConfig.parse(skip, self.letter_groups)) if flag]
 
 
 @MODELS.register_module()
@@ -115,7 +120,8 @@ class Artifact(nn.Module):
         super().__init__()
         self.runtime = opened(path, backend, _is_gpu(device))
         self.about = self.runtime.about
-        self.backbone = ArtifactBackbone(self.about['num_stages'], (backbone or {}).get('skip'))
+        skip = (backbone or {}).get('skip')
+        self.backbone = ArtifactBackbone(self.about['num_stages'], skip, self.about['num_parts'])
         self.nothing = nn.Parameter(torch.zeros(0), requires_grad=False)  # of which others take the device
         self.dataset_meta = dict(classes=tuple(self.about['classes']), palette='random')
         self.takes_proposals = self.about['num_proposals'] is not None  # that are chosen at each call
@@ -219,16 +225,22 @@ def use_artifact(cfg: Config, path: str | os.PathLike[str], **settings: Any) -> 
     require_as_it_is(path, **settings)
     device, own = settings.get('device'), cfg.model.get('backbone') or {}
     about = opened(path, on_gpu=_is_gpu(device)).about
-    said = {'stages': own.get('num_stages', 4), 'proposals': own_point(cfg).proposals}
-    for name, number in {'stages': about['num_stages'], 'proposals': about['num_proposals']}.items():
+    said = {
+        'stages': own.get('num_stages', 4),
+        'parts': len(cfg.model.get('parts', ())),
+        'proposals': own_point(cfg).proposals,
+    }
+    found = {'stages': about['num_stages'], 'parts': about['num_parts'], 'proposals': about['num_proposals']}
+    for name, number in found.items():
         if number != said[name]:
             raise UserError(
                 f'{path} has {number or "no"} {name}, but {cfg.filename} has {said[name] or "none"}: use the config '
                 'that it was exported from'
             )
     backbone = dict(type='ArtifactBackbone', num_stages=about['num_stages'], skip=own.get('skip'))
+    parts = {'parts': cfg.model.parts} if about['num_parts'] else {}  # of which others count the letters
     kept = {name: cfg.model[name] for name in ('data_preprocessor', 'rpn_head', 'test_cfg') if name in cfg.model}
-    cfg.model = dict(type='Artifact', path=os.fspath(path), device=device, backbone=backbone, **kept)
+    cfg.model = dict(type='Artifact', path=os.fspath(path), device=device, backbone=backbone, **kept, **parts)
 
 
 def artifact_config(path: str | os.PathLike[str], cfg: Config | None = None, **settings: Any) -> Config:
@@ -243,7 +255,11 @@ def artifact_config(path: str | os.PathLike[str], cfg: Config | None = None, **s
         pipeline = [dict(type='LoadImageFromFile'), resize, dict(type='PackDetInputs', meta_keys=META_KEYS)]
         dataset = dict(type='CocoDataset', metainfo=dict(classes=tuple(about['classes'])), pipeline=pipeline)
         visualizer = dict(type='DetLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')], name='visualizer')
-        model = dict(backbone=dict(num_stages=about['num_stages']), data_preprocessor=dict(pad_size_divisor=32))
+        model: dict[str, Any] = dict(
+            backbone=dict(num_stages=about['num_stages']),
+            parts=[{}] * about['num_parts'],
+            data_preprocessor=dict(pad_size_divisor=32),
+        )
         if about['num_proposals']:
             model |= dict(rpn_head=dict(type='RPNHead'), test_cfg=dict(rpn=dict(max_per_img=about['num_proposals'])))
         cfg = Config(dict(model=model, test_dataloader=dict(dataset=dataset), visualizer=visualizer))

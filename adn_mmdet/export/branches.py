@@ -67,7 +67,7 @@ class Graph:
         self.nodes += self._own(part)
 
     def add_choice(self, flags: str, index: int, parts: Sequence[onnx.GraphProto]) -> None:
-        """Run one of two parts with the same inputs and the same one output.
+        """Run one of two parts with the same inputs and outputs.
 
         Args:
             flags: the name of a tensor of bools.
@@ -78,18 +78,18 @@ class Graph:
 
         if len(parts) == 1:
             return self.add(parts[0])
-        (output,) = parts[0].output
-        bodies = {}
+        outputs = {output.name: output.type.tensor_type.elem_type for output in parts[0].output}
+        name, bodies = next(iter(outputs)), {}
         for key, part in zip(('else_branch', 'then_branch'), parts):
-            result = f'{output.name}/{key}'
-            nodes = self._own(part, {output.name: result})
-            value = helper.make_tensor_value_info(result, output.type.tensor_type.elem_type, None)
-            bodies[key] = helper.make_graph(nodes, result, [], [value])
+            results = {output: f'{output}/{key}' for output in outputs}
+            nodes = self._own(part, results)
+            values = [helper.make_tensor_value_info(results[key_], kind, None) for key_, kind in outputs.items()]
+            bodies[key] = helper.make_graph(nodes, results[name], [], values)
         flag = f'{flags}/{index}'
         self.nodes += [
             helper.make_node('Constant', [], [f'{flag}/index'], value_int=index),
             helper.make_node('Gather', [flags, f'{flag}/index'], [flag]),
-            helper.make_node('If', [flag], [output.name], name=output.name, **bodies),
+            helper.make_node('If', [flag], list(outputs), name=name, **bodies),
         ]
 
     def model(self, inputs: Mapping[str, Value], outputs: Mapping[str, Value]) -> onnx.ModelProto:

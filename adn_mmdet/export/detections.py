@@ -20,10 +20,19 @@ class DenseDetections(nn.Module):
         self.head = detector.bbox_head
 
     def forward(self, feats: Sequence[Tensor], size: Tensor, _: Tensor) -> tuple[Tensor, ...]:
-        """Detect.
+        """Detect; see :meth:`detect`.
 
         Args:
             feats: the neck's outputs, each (N, C, H, W).
+            size: height and width of the images, without what they were padded by, (2,).
+        """
+        return self.detect(self.head(feats), size)
+
+    def detect(self, predicted: Sequence[Sequence[Tensor]], size: Tensor) -> tuple[Tensor, ...]:
+        """Detect.
+
+        Args:
+            predicted: what the head returns: scores, boxes and, of some, a factor of the scores, of each level.
             size: height and width of the images, without what they were padded by, (2,).
 
         Returns:
@@ -31,7 +40,7 @@ class DenseDetections(nn.Module):
             are zeros.
         """
         head, cfg = self.head, self.head.test_cfg
-        cls_scores, bbox_preds, *factors = head(feats)
+        cls_scores, bbox_preds, *factors = predicted
         parts = zip(cls_scores, bbox_preds, _priors(head, cls_scores), head.prior_generator.strides, *factors)
         boxes, scores, labels = (torch.cat(levels, 1) for levels in zip(*(self._level(*part) for part in parts)))
         boxes = _clip(boxes, size)

@@ -29,6 +29,7 @@ from torch import nn
 from ..backbones.adaptive_depth import find_backbone
 from ..backbones.resnet import AdaptiveDepthResNet
 from ..errors import UserError
+from ..parts import SkippableTower
 
 DENSE = ('predict', 'predict_by_feat', '_predict_by_feat_single', '_bbox_post_process')
 NMS_SETTINGS = {'type', 'iou_threshold', 'class_agnostic', 'split_thr'}  # the last changes nothing but memory
@@ -50,6 +51,9 @@ def require_expressible(detector: nn.Module) -> None:
 def _other_parts(detector: Any) -> Iterator[str]:
     """What cannot be expressed, as a text that can begin a sentence."""
     backbone = find_backbone(detector)
+    towers = [part for part in backbone.parts if isinstance(part, SkippableTower) and part.of == 'bbox_head']
+    if backbone.parts and backbone.parts != towers:
+        yield f'a detector with a skippable {", ".join(part.of for part in backbone.parts if part not in towers)}'
     if backbone is not detector.backbone or type(backbone).forward is not AdaptiveDepthResNet.forward:  # its kin's too
         yield f'the backbone {type(backbone).__name__}'
     for name, module in detector.named_modules():

@@ -51,6 +51,11 @@ def make_smaller(
     if find_spec('onnxruntime') is None:
         raise UserError('float16 and int8 need the package onnxruntime: pip install onnxruntime')
     about = opened(source).about
+    if about['num_parts'] and (int8 is None or int8 == DYNAMIC):  # group norms inside of If become invalid
+        raise UserError(
+            f"onnxruntime cannot convert {source}, a part's branches among it: ship it in float32, or in int8 with "
+            'calibration images'
+        )
     try:
         model = _float16(onnx.load(source)) if int8 is None else _int8(source, about, int8)
     except UserError:
@@ -115,7 +120,8 @@ class _Calibration:
 
 def _inputs(about: dict[str, Any], images: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
     """Each image, the super-net's and the base-net's features in turn."""
-    codes = cycle(np.full(about['num_stages'], flag) for flag in (False, True))
+    letters = about['num_stages'] + about['num_parts']
+    codes = cycle(np.full(letters, flag) for flag in (False, True))
     for path, skip in zip(images[:MOST], codes):
         with in_one_line():
             pixels = read_image(path)

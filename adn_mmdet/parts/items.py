@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .part import Part
 
 
-class _Skippable(MixIn):
+class Skippable(MixIn):
     """Mix-in of a sequence of modules: one who iterates over it gets the mandatory ones alone while they are all.
 
     Names and weights stay those of the stock sequence, and so does its length, which heads compare with indices.
@@ -26,12 +26,16 @@ class _Skippable(MixIn):
         items: list[Any] = list(self._modules.values())
         return iter(items[: self.part.keep] if self.part.is_skipped() else items)
 
+    def __getitem__(self, index: Any) -> Any:
+        """The item of an index; a negative one counts from the last that is iterated over."""
+        return list(self)[index] if isinstance(index, int) and index < 0 else super().__getitem__(index)  # type: ignore[misc]
 
-class SkippableList(_Skippable, nn.ModuleList):
+
+class SkippableList(Skippable, nn.ModuleList):
     """A list that its owner iterates over, such as the tower of a dense head."""
 
 
-class SkippableSequential(_Skippable, nn.Sequential):
+class SkippableSequential(Skippable, nn.Sequential):
     """A sequence that is called, such as the blocks of a CSP layer."""
 
 

@@ -51,5 +51,6 @@ class SkippableTower(Part):
 
 def _lists(module: nn.Module) -> list[Any]:
     """The lists and sequences in a head, and those in its lists, of which RTMDet and YOLOX have one a level."""
-    own = [child for child in module.children() if type(child) in (nn.ModuleList, nn.Sequential)]
+    children = [child for name, child in module.named_children() if name != 'inter_convs']  # TOOD joins their outputs
+    own = [child for child in children if type(child) in (nn.ModuleList, nn.Sequential)]
     return list(dict.fromkeys([*own, *(inner for each in own for inner in _lists(each))]))

@@ -94,6 +94,18 @@ def test_each_weight_is_stored_once_and_branches_hold_none(exported):
     assert 'BatchNormalization' in {node.op_type for node in norms}
 
 
+@pytest.mark.parametrize('name', ['gfl', 'fcos', 'retinanet'])
+def test_a_head_that_can_be_skipped_is_a_fifth_choice(name):
+    cfg = small_images(tiny_config(name, 'adn_tower' if name == 'retinanet' else 'adn'))
+    cfg.model.bbox_head.stacked_convs = 3
+    if name != 'retinanet':
+        cfg.model.bbox_head.norm_cfg = dict(type='GN', num_groups=4)
+    exported, codes = Exported(cfg), SkipConfig.all((4, 1))
+    assert sum(exported.assert_equal(noise(SHAPES[1]), code) for code in (*codes[:2], *codes[-2:])) > 20
+    choices = [node for node in exported.model.graph.node if node.op_type == 'If']
+    assert len(choices) == 5 and not any(body.g.initializer for node in choices for body in node.attribute)
+
+
 def test_number_of_proposals(exported, monkeypatch):
     if not hasattr(exported.detector, 'rpn_head'):
         assert {value.name for value in exported.session.get_inputs()} == {'images', 'skip'}

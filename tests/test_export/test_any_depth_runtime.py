@@ -13,6 +13,7 @@ from mmcv import imrescale
 from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
 from PIL import Image
 
+from adn_mmdet import UserError
 from adn_mmdet.export import any_depth_runtime
 from adn_mmdet.export.any_depth_runtime import (
     AnyDepthRuntime,
@@ -23,6 +24,8 @@ from adn_mmdet.export.any_depth_runtime import (
     resize,
     resize_by_numpy,
 )
+from adn_mmdet.export.artifact import Artifact
+from adn_mmdet.export.smaller import make_smaller
 
 RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (96, 128, 3), dtype=np.uint8)
@@ -36,6 +39,22 @@ def path(tmp_path_factory):
 @pytest.fixture(scope='module')
 def detect(path):
     return AnyDepthRuntime(path)
+
+
+def test_letters_of_parts_follow_a_hyphen(tmp_path):
+    path = make_artifact(tmp_path / 'parts.onnx', about=dict(num_stages=3, num_parts=1))
+    detect = AnyDepthRuntime(path)
+    assert (len(detect.codes), detect.codes[:2], detect.codes[-1]) == (16, ['FFF-F', 'FFF-T'], 'TTT-T')
+    assert detect.parse('ttft') == detect.parse('TTF-T') == detect.parse([True, True, False, True]) == 'TTF-T'
+    found = detect(PICTURE, 'TTF-T')
+    assert found.skip == 'TTF-T' and found.scores == pytest.approx(SCORES * 0.9**3, rel=1e-6)
+    assert list(detect.calibrate(PICTURE, 1)) == detect.codes
+    for code in ('TTT', 'TT-TT', 'TTT--T'):
+        with pytest.raises(ArtifactError, match='FFF-F .super-net. or TTT-T .base-net.'):
+            detect.parse(code)
+    assert Artifact(path).backbone.letter_groups == (3, 1)
+    with pytest.raises(UserError, match='ship it in float32, or in int8 with calibration images'):
+        make_smaller(path, tmp_path / 'half.onnx')
 
 
 @pytest.mark.parametrize('backend', ['onnxruntime', 'openvino'])

@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.disable(logging.INFO)  # a line for each weight that is drawn
     init_default_scope('mmdet')
     detector = MODELS.build(cfg.model).eval()
-    codes = SkipConfig.parse_list(args.codes, detector.backbone.num_stages)
+    codes = SkipConfig.parse_list(args.codes, detector.backbone.letter_groups)
     initialize(detector, batches[:4])
     images = [batch['inputs'][0].permute(1, 2, 0)[None].contiguous().numpy() for batch in batches]
     any_depth, size = open_session(detector, args.threads)
