@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from mmcv.cnn import ConvModule
+from mmengine.model import ModuleList
 from torch import nn
 
 from ..backbones.adaptive_depth import MixIn, norm_at
@@ -33,6 +34,10 @@ class Skippable(MixIn):
 
 class SkippableList(Skippable, nn.ModuleList):
     """A list that its owner iterates over, such as the tower of a dense head."""
+
+
+class SkippableModuleList(Skippable, ModuleList):
+    """mmengine's list, such as that of a mask head, or of the heads of a cascade."""
 
 
 class SkippableSequential(Skippable, nn.Sequential):

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmcv.cnn import ConvModule
+from mmengine.model import ModuleList
 from torch import Tensor, nn
 
 from ..backbones.adaptive_depth import AdaptiveDepthBackbone, SubPaths, clone_norms
 from ..errors import UserError
-from .items import SkipAwareConv, SkippableList, SkippableSequential
+from .items import SkipAwareConv, SkippableList, SkippableModuleList, SkippableSequential
 
 TWINS: dict[type, type] = {
     nn.ModuleList: SkippableList,
+    ModuleList: SkippableModuleList,
     nn.Sequential: SkippableSequential,
     ConvModule: SkipAwareConv,
 }

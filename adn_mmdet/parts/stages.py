@@ -6,20 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmdet.models.roi_heads import CascadeRoIHead
-from mmengine.model import ModuleList
 from mmengine.registry import MODELS
 from torch import nn
 
 from ..backbones.adaptive_depth import AdaptiveDepthBackbone
 from ..errors import UserError
-from .items import Skippable
 from .part import TWINS, Part
 
 PER_STAGE = ('bbox_head', 'bbox_roi_extractor', 'mask_head', 'mask_roi_extractor')
-
-
-class SkippableModuleList(Skippable, ModuleList):
-    """mmengine's list, as the heads of a cascade are in."""
 
 
 class SkippableCascade(CascadeRoIHead):
@@ -33,7 +27,7 @@ class SkippableCascade(CascadeRoIHead):
         return len(list(self.bbox_head))
 
 
-TWINS.update({ModuleList: SkippableModuleList, CascadeRoIHead: SkippableCascade})
+TWINS[CascadeRoIHead] = SkippableCascade
 
 
 @MODELS.register_module()

@@ -10,7 +10,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from ..errors import UserError
-from .part import Part
+from .part import TWINS, Part
 
 
 @MODELS.register_module()
@@ -52,5 +52,5 @@ class SkippableTower(Part):
 def _lists(module: nn.Module) -> list[Any]:
     """The lists and sequences in a head, and those in its lists, of which RTMDet and YOLOX have one a level."""
     children = [child for name, child in module.named_children() if name != 'inter_convs']  # TOOD joins their outputs
-    own = [child for child in children if type(child) in (nn.ModuleList, nn.Sequential)]
+    own = [child for child in children if type(child) in TWINS and isinstance(child, (nn.ModuleList, nn.Sequential))]
     return list(dict.fromkeys([*own, *(inner for each in own for inner in _lists(each))]))
