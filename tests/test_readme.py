@@ -18,7 +18,7 @@ from adn_mmdet.config import load_config
 PAGES = {path.stem: path.read_text(encoding='utf-8') for path in (ROOT / 'README.md', *ROOT.glob('docs/*.md'))}
 WORK_DIR = f'work_dirs/{DETECTOR}'
 NEED_A_CLUSTER = ('bash tools/dist_', 'srun ')  # tests/test_dist_scripts.py runs those scripts
-TAKE_MINUTES = ('python tools/benchmarks/ablations.py', 'python tools/benchmarks/fashion_')
+TAKE_MINUTES = tuple(f'python tools/benchmarks/{name}' for name in ('ablations.py', 'fashion_', 'held.py'))
 
 
 def blocks(page, kind=''):

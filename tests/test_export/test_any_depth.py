@@ -182,6 +182,7 @@ def test_files_of_the_tool(main, saved, capsys):
         schema=1,
         classes=['circle', 'rectangle', 'triangle'],
         num_stages=4,
+        num_parts=0,
         config='tiny',
         checkpoint_sha256=sha256,
         resize=dict(scale=[64, 64], keep_ratio=True),
