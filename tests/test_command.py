@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 from _command import command
@@ -90,10 +91,14 @@ def test_ctrl_c_ends_a_script_in_one_line(tmp_path):
         '--num-train',
         '99999',
     ]
-    process = subprocess.Popen(command_line, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    while not list(tmp_path.glob('out/*/train/*.png')) and process.poll() is None:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what a shell runs in the background ignores it
+    process = subprocess.Popen(command_line, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
+    try:
+        while not list(tmp_path.glob('out/*/train/*.png')) and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130 and error.splitlines()[-1] == 'stopped by Ctrl-C' and 'Traceback' not in error
     assert not list((tmp_path / 'out').iterdir())
