@@ -37,11 +37,16 @@ class SubPaths(NamedTuple):
     mandatory: list[nn.Module]  # what always runs, with the norms that its letter asks for
     skippable: list[nn.Module]  # the blocks that run unless the stage is skipped
 
+    @property
+    def norms(self) -> list[tuple[nn.Module, str]]:
+        """The norms that its letter picks a set of: the module that holds each, and its name there."""
+        modules = [module for block in self.mandatory for module in block.modules()]
+        return [(module, name) for module in modules for name in getattr(module, 'norm_names', ())]
+
     def add_twins(self) -> None:
         """Add the second set of norms: copies, so that what their norm was built and frozen with is theirs as well."""
-        for module in [module for block in self.mandatory for module in block.modules()]:
-            for name in getattr(module, 'norm_names', ()):
-                module.add_module(f'{name}_skip', copy.deepcopy(getattr(module, name)))
+        for module, name in self.norms:
+            module.add_module(f'{name}_skip', copy.deepcopy(getattr(module, name)))
 
 
 def norm_at(module: nn.Module, name: str, skip: bool) -> Any:
@@ -223,9 +228,7 @@ class AdaptiveDepthBackbone(MixIn):
         return [
             getattr(module, name) if flag else twin
             for path, flag in self._flagged(skip)
-            for block in path.mandatory
-            for module in block.modules()
-            for name in getattr(module, 'norm_names', ())
+            for module, name in path.norms
             if (twin := getattr(module, f'{name}_skip', None)) is not None
         ]
 

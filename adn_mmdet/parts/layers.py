@@ -13,20 +13,15 @@ from torch import nn
 
 from ..backbones.adaptive_depth import AdaptiveDepthBackbone, MixIn, SubPaths, norm_at
 from ..errors import UserError
+from .items import Skippable
 from .part import Part
 
 #: Lists of a head with one entry a decoder layer, after which stands, in two-stage detectors, that of the proposals.
 BRANCHES = ('cls_branches', 'reg_branches', 'aux_cls_branches', 'aux_reg_branches')
 
 
-class _Layers(MixIn):
-    """The layers of an encoder or decoder; while the part is skipped, the mandatory ones, and as many (DDQ asks)."""
-
-    part: Part
-
-    def __iter__(self) -> Iterator[nn.Module]:
-        layers: list[Any] = list(self._modules.values())
-        return iter(layers[: len(self)])
+class _Layers(Skippable):
+    """The layers of an encoder or decoder, which say how many of them run (DDQ asks)."""
 
     def __len__(self) -> int:
         return self.part.keep if self.part.is_skipped() else len(self._modules)

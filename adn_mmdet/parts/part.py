@@ -117,8 +117,7 @@ class Part:
             UserError: the weights have a second set in other items.
         """
         inside = f'{prefix}{self.of}.'
-        modules = [module for item in self.sub_paths.mandatory for module in item.modules()]
-        twins = [getattr(m, f'{name}_skip', None) for m in modules for name in getattr(m, 'norm_names', ())]
+        twins = [getattr(module, f'{name}_skip', None) for module, name in self.sub_paths.norms]
         names = [(name, twin) for twin in dict.fromkeys(twins) if twin is not None for name in own[twin]]
         wanted = [f'{prefix}{name}.{key}' for name, twin in names for key in twin.state_dict()]
         given = [key for key in state_dict if key.startswith(inside) and '_skip.' in key]
