@@ -57,7 +57,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def budget_of(budget_ms: float | None, budget_fps: float | None) -> float | None:
+def budget_in_ms(budget_ms: float | None, budget_fps: float | None) -> float | None:
     """The budget in milliseconds that the flags name.
 
     Raises:
@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     if not 0 <= args.score_thr <= 1:
         raise UserError(f'--score-thr should be from 0 to 1, but got {args.score_thr}')
-    budget_ms = budget_of(args.budget_ms, args.budget_fps)
+    budget_ms = budget_in_ms(args.budget_ms, args.budget_fps)
     images = list_inputs(args.input)
     out, kind = Path(args.out), FORMATS.get(args.format)
     require_outputs(out, output_names(images) + (kind.names(images) if kind else []))

@@ -148,18 +148,19 @@ def _read_image(path: Path) -> np.ndarray:
     if not path.name.lower().endswith(IMG_EXTENSIONS):
         kinds = f'an image ({" ".join(IMG_EXTENSIONS)}) or a video ({" ".join(VIDEO_EXTENSIONS)})'
         raise UserError(f'{path} should be {kinds}')
+    unreadable = UserError(f'{path} cannot be read as an image: save it again, as .jpg or .png')
     try:
         with Image.open(path) as header:
             size = header.size
     except Exception as error:  # of a file's format, and of bombs: each decoder has its own
-        raise UserError(f'{path} cannot be read as an image: save it again, as .jpg or .png') from error
+        raise unreadable from error
     _require_size(path, *size)
     try:
         image = mmcv.imread(path)
     except cv2.error:
         image = None
     if image is None:
-        raise UserError(f'{path} cannot be read as an image: save it again, as .jpg or .png')
+        raise unreadable
     return image
 
 
