@@ -52,9 +52,15 @@ ROWS: dict[str, tuple[dict[str, Any], list[str] | None]] = {
     'tower 1': (with_tower(1), PARTS),
     'R50-Base, tower of 2': (alone(BASE, 2), None),
     'R50-Base, tower of 1': (alone(BASE, 1), None),
+    'tower 2, one set of norms': (with_tower(2, skip_aware_norm=False), PARTS),
+}
+# Residual blocks that begin as more than identities: the scale of the norm that ends one is 1 at first, not 0.
+ROWS |= {
+    f'{row}, scale 1': (model | dict(backbone=model.get('backbone', {}) | dict(zero_init_residual=False)), codes)
+    for row, (model, codes) in list(ROWS.items())[:3]
 }
 # The same, trained on from R50 of the same seed.
-ROWS |= {f'on: {row}': ROWS[row] for row in ('R50', 'ADN', 'tower 2', 'tower 1')}
+ROWS |= {f'on: {row}': ROWS[row] for row in ('R50', 'ADN', 'tower 2', 'tower 1', 'tower 2, one set of norms')}
 
 
 def train(row: str, seed: int, sizes: str) -> dict[str, Any]:
