@@ -1,13 +1,15 @@
-"""An exported file of all depths against one file a depth: sizes, latency, and what switching costs.
+"""An exported file of all depths against a file a depth and PyTorch: sizes, latency, and what switching costs.
 
     python tools/benchmarks/any_depth_onnx.py configs/faster_rcnn_r50_adn_1x_coco.py --images data/coco/val2017
 
-Weights are untrained and detect a fixed number of objects. Calls take turns; ratios are those of medians.
+Weights are untrained and detect a fixed number of objects. Calls take turns, from a resized image to detections; ratios
+are those of medians.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import logging
 import os
 import sys
@@ -19,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -30,6 +33,8 @@ from adn_mmdet.config import load_config
 from adn_mmdet.cost.images import TimedImages, find_images
 from adn_mmdet.cost.timing import interleaved_medians
 from adn_mmdet.export.any_depth import any_depth_model
+from adn_mmdet.operating_point import OperatingPoint
+from adn_mmdet.points import using_point
 from adn_mmdet.skip_config import SkipConfig
 
 Run = Callable[..., None]
@@ -63,6 +68,14 @@ def open_session(detector: Any, threads: int, code: SkipConfig | None = None) ->
     return run, len(content)
 
 
+@torch.no_grad()
+def run_detector(detector: Any, supply: Any, proposals: int, code: SkipConfig) -> None:
+    """What mmdet does with a batch."""
+    point = OperatingPoint(code, proposals=proposals if detector.with_rpn else None)
+    with using_point(detector, point):
+        detector.test_step(copy.deepcopy(next(supply)))
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     args = parse_args(argv)
@@ -75,6 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     detector = MODELS.build(cfg.model).eval()
     codes = SkipConfig.parse_list(args.codes, detector.backbone.letter_groups)
     initialize(detector, batches[:4])
+    torch.set_num_threads(args.threads)
     images = [batch['inputs'][0].permute(1, 2, 0)[None].contiguous().numpy() for batch in batches]
     any_depth, size = open_session(detector, args.threads)
     calls: dict[str, Callable[[], None]] = {}
@@ -83,15 +97,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f'size: {size / 1e6:.1f} MB of all depths, {one / 1e6:.1f} MB of {code}, ratio {size / one:.3f}')
         calls[f'{code} alone'] = partial(single, cycle(images), args.proposals, code)
         calls[f'{code}'] = partial(any_depth, cycle(images), args.proposals, code)
+        calls[f'{code} PyTorch'] = partial(run_detector, detector, cycle(batches), args.proposals, code)
     first, last = codes[0], codes[-1]
     for name, pair in {'same': (first, first), 'other': (last, last), 'switched': (first, last)}.items():
         calls[name] = partial(any_depth, cycle(images), args.proposals, *pair)
     seconds = interleaved_medians(calls, args.rounds, warmup=2)
     for code in codes:
-        both = seconds[f'{code}'], seconds[f'{code} alone']
-        print(
-            f'{code}: {1e3 * both[0]:.1f} ms of all depths, {1e3 * both[1]:.1f} ms alone, ratio {both[0] / both[1]:.3f}'
-        )
+        ours = seconds[f'{code}']
+        print(f'{code}: {1e3 * ours:.1f} ms of all depths')
+        for other in ('alone', 'PyTorch'):
+            theirs = seconds[f'{code} {other}']
+            print(f'{code} {other}: {1e3 * theirs:.1f} ms, ratio {ours / theirs:.3f}')
     ratio = 2 * seconds['switched'] / (seconds['same'] + seconds['other'])
     print(f'{first} then {last}, against each of them twice: ratio {ratio:.3f}')
     print(

@@ -47,19 +47,27 @@ ENDS = ('FFFF', 'TTTT')
 SHARED_NORMS = dict(model=dict(backbone=dict(skip_aware_norm=False)))
 BOTH: dict[str, Any] = dict(gt_weight=0.0, prediction_weight=1.0)  # Algorithm 1 as printed
 LABELS: dict[str, Any] = dict(kd_weight=0.0)  # no distillation: both nets have labels
+LOGITS: dict[str, Any] = dict(BOTH, kd_weight=0.0)
 # By row: which config, what changes in it, and the distillation's settings; None for a net that is trained alone.
 ROWS: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None]] = {
-    'R50': ('', {}, None),
-    'R50-Base': ('base_', {}, None),
-    'both': ('adn_', {}, BOTH),
-    'norms': ('adn_', {}, LABELS),
-    'distillation': ('adn_', SHARED_NORMS, BOTH),
-    'neither': ('adn_', SHARED_NORMS, LABELS),
-    'both, labels': ('adn_', {}, dict(prediction_weight=1.0)),
-    'both, logits only': ('adn_', {}, dict(gt_weight=0.0, kd_weight=0.0, prediction_weight=1.0)),
-    'both, warm-up': ('adn_', {}, dict(BOTH, warmup_iters=350)),
-    'both, alpha 0.8': ('adn_', {}, dict(BOTH, alpha=0.8)),
+    'R50': ('resnet50_narrow', {}, None),
+    'R50-Base': ('resnet50_narrow_base', {}, None),
+    'both': ('resnet50_narrow_adn', {}, BOTH),
+    'norms': ('resnet50_narrow_adn', {}, LABELS),
+    'distillation': ('resnet50_narrow_adn', SHARED_NORMS, BOTH),
+    'neither': ('resnet50_narrow_adn', SHARED_NORMS, LABELS),
+    'both, labels': ('resnet50_narrow_adn', {}, dict(prediction_weight=1.0)),
+    'both, logits only': ('resnet50_narrow_adn', {}, LOGITS),
+    'both, warm-up': ('resnet50_narrow_adn', {}, dict(BOTH, warmup_iters=350)),
+    'both, alpha 0.8': ('resnet50_narrow_adn', {}, dict(BOTH, alpha=0.8)),
+    'ViT': ('vit_narrow', {}, None),
+    'ViT-Base': ('vit_narrow_base', {}, None),
+    'ViT both': ('vit_narrow_adn', {}, LOGITS),
+    'ViT norms': ('vit_narrow_adn', {}, LABELS),
+    'ViT distillation': ('vit_narrow_adn', SHARED_NORMS, LOGITS),
+    'ViT neither': ('vit_narrow_adn', SHARED_NORMS, LABELS),
 }
+ALONE_AS = {'R50': 'FFFF', 'R50-Base': 'TTTT', 'ViT': 'FFFF', 'ViT-Base': 'TTTT'}  # the depth that is trained alone
 Result = dict[str, Any]
 
 
@@ -106,8 +114,8 @@ class Batches:
 
 def build(row: str, seed: int) -> nn.Module:
     """The classifier of a row, freshly initialised."""
-    kind, changes, _ = ROWS[row]
-    cfg = Config.fromfile(str(CONFIGS / f'resnet50_narrow_{kind}fashion_mnist.py'))
+    network, changes, _ = ROWS[row]
+    cfg = Config.fromfile(str(CONFIGS / f'{network}_fashion_mnist.py'))
     cfg.merge_from_dict(changes)
     torch.manual_seed(seed)
     model = MODELS.build(cfg.model)
@@ -219,7 +227,8 @@ def run(rows: Sequence[str], seeds: Sequence[int], steps: int, data_root: str, p
             seconds = time.process_time() - began
             torch.save(dict(state_dict=model.state_dict(), meta={}), checkpoint)
             codes = ['FFFF', 'TTTT', 'TFFF', 'FFFT'] if is_joint else [ALONE]
-            right = test(model, codes, codes[:2], train_set, test_set)
+            has_statistics = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+            right = test(model, codes, codes[:2] if has_statistics else [], train_set, test_set)
             result = dict(row=row, seed=seed, steps=steps, seconds=seconds, logged=logged, right=right)
             results.append(result)
         elif all_codes and is_joint:
@@ -269,7 +278,8 @@ COLUMNS = {
     'TFFF': 'TFFF',
     'FFFT': 'FFFT',
 }
-JOINT = ('both', 'norms', 'distillation', 'neither', 'both, labels')
+VITS = ('ViT both', 'ViT norms', 'ViT distillation', 'ViT neither')
+JOINT = ('both', 'norms', 'distillation', 'neither', 'both, labels', *VITS)
 # Accuracy of a row at a code less that of another at its code, seed by seed.
 CONTRASTS = [
     ('R50', ALONE, 'R50-Base', ALONE),
@@ -281,11 +291,21 @@ CONTRASTS = [
     ('norms', 'TTTT', 'R50-Base', ALONE),
     ('both, labels', 'FFFF', 'R50', ALONE),
     ('both, labels', 'TTTT', 'R50-Base', ALONE),
-    *(('both', code, other, code) for other in ROWS if other not in ('R50', 'R50-Base', 'both') for code in ENDS),
+    *(
+        ('both', code, other, code)
+        for other in ROWS
+        if 'ViT' not in other and other not in ('R50', 'R50-Base', 'both')
+        for code in ENDS
+    ),
     *((other, code, 'neither', code) for other in ('norms', 'distillation') for code in ENDS),
     *((row, f'{code} recalibrated', row, code) for row in ('norms', 'neither', 'distillation') for code in ENDS),
     *(('norms', f'{code} recalibrated', 'neither', f'{code} recalibrated') for code in ENDS),
     *(('both, labels', code, 'norms', code) for code in ENDS),
+    ('ViT', ALONE, 'ViT-Base', ALONE),
+    *((row, 'FFFF', 'ViT', ALONE) for row in VITS),
+    *((row, 'TTTT', 'ViT-Base', ALONE) for row in VITS),
+    *(('ViT both', code, other, code) for other in VITS[1:] for code in ENDS),
+    *((other, code, 'ViT neither', code) for other in VITS[1:3] for code in ENDS),
     *((row, 'TFFF', row, 'FFFT') for row in JOINT),
     *((row, 'FFFF', row, 'TTTT') for row in JOINT),
 ]
@@ -318,8 +338,7 @@ def report(results: list[Result]) -> None:
             right.setdefault(result['row'], {}).setdefault(code, {})[result['seed']] = unpacked(text)
     print(f'| row | {" | ".join(COLUMNS)} |\n|---|{"---:|" * len(COLUMNS)}')
     for row in (row for row in ROWS if row in right):
-        alone = {'R50': 'FFFF', 'R50-Base': 'TTTT'}.get(row)
-        codes = [code.replace(alone, ALONE) if alone else code for code in COLUMNS.values()]
+        codes = [code.replace(ALONE_AS.get(row, ALONE), ALONE) for code in COLUMNS.values()]
         shown = [spread(right[row][code]) if code in right[row] else '' for code in codes]
         print(f'| {" | ".join([row, *shown])} |')
     for row, code, other, other_code in CONTRASTS:
