@@ -59,8 +59,9 @@ ROWS |= {
     f'{row}, scale 1': (model | dict(backbone=model.get('backbone', {}) | dict(zero_init_residual=False)), codes)
     for row, (model, codes) in list(ROWS.items())[:3]
 }
-# The same, trained on from R50 of the same seed.
-ROWS |= {f'on: {row}': ROWS[row] for row in ('R50', 'ADN', 'tower 2', 'tower 1', 'tower 2, one set of norms')}
+# The same, trained on from R50 of the same seed; shallow nets and short towers take of it what they have.
+CUT = ('R50-Base, tower of 2', 'R50-Base, tower of 1')
+ROWS |= {f'on: {row}': ROWS[row] for row in ('R50', 'ADN', 'tower 2', 'tower 1', 'tower 2, one set of norms', *CUT)}
 
 
 def train(row: str, seed: int, sizes: str) -> dict[str, Any]:
@@ -113,7 +114,11 @@ CONTRASTS = [
         for keep in (2, 1)
         for code in PARTS[1:]
     ),
-    *((f'tower {keep}', 'TTTT-T', f'R50-Base, tower of {keep}', None) for keep in (2, 1)),
+    *((f'{on}tower {keep}', 'TTTT-T', f'{on}R50-Base, tower of {keep}', None) for on in ('', 'on: ') for keep in (2, 1)),
+    *(('on: tower 2', code, 'on: tower 2, one set of norms', code) for code in PARTS),
+    ('R50, scale 1', None, 'R50-Base, scale 1', None),
+    ('R50, scale 1', None, 'R50', None),
+    ('R50-Base, scale 1', None, 'R50-Base', None),
 ]
 # What is skipped, and a net that is not, whose smaller inputs cost as much.
 RIVALS = [
@@ -128,7 +133,7 @@ RIVALS = [
         for code in PARTS[1:]
         for other, other_code in ((f'tower {keep}', 'FFFF-F'), ('R50', None))
     ),
-    *((f'R50-Base, tower of {keep}', None, 'R50', None) for keep in (2, 1)),
+    *((f'{on}R50-Base, tower of {keep}', None, f'{on}R50', None) for on in ('', 'on: ') for keep in (2, 1)),
 ]
 Point = tuple[str, str | None, int]  # row, code and input size
 
