@@ -40,7 +40,7 @@ web: $(READY)
 	$(PYTHON) tools/web_demo.py $(CONFIG) "$$(cat $(DEMO)/last_checkpoint)" --sub-nets $(DEMO)
 
 test: $(READY)
-	$(PYTHON) -m pytest -n 2 --dist loadfile $(TESTS)
+	$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 # On a machine with a GPU, in under 10 minutes: tests, times and peak memory. ADN_GPU_TESTS=cpu tries the tests without.
 gpu-check: export ADN_GPU_TESTS ?= cuda

@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 from functools import cache
@@ -9,6 +10,7 @@ if not GPU_TESTS:
     os.environ['CUDA_VISIBLE_DEVICES'] = ''  # a machine with GPUs tests what one without does; before torch looks
 
 import mmengine.config.config
+import mmengine.config.utils
 import pytest
 import torch
 from mmengine.logging import MMLogger
@@ -23,9 +25,14 @@ os.environ['OMP_NUM_THREADS'] = '1'  # for the scripts that tests start
 
 # Half of a short run in mmengine is the layout of config texts, and the search of mmdet's index for a base config.
 mmengine.config.config.FormatCode = lambda text, **_: (text, True)
-mmengine.config.config._get_external_cfg_path = cache(mmengine.config.config._get_external_cfg_path)
+mmengine.config.utils.load = cache(mmengine.config.utils.load)
 
 DEMO_CONFIG = str(ROOT / 'configs' / 'mask_rcnn_r50_adn_shapes.py')
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: every data set that mmengine loads looks through all objects for garbage."""
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

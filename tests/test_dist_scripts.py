@@ -36,12 +36,9 @@ def shell(script, *arguments):
     return subprocess.run(**command(script, *arguments), capture_output=True)
 
 
-def test_two_ranks_train_and_test_as_one(tiny_options, tmp_path):
-    options = [*tiny_options, 'val_cfg=None', 'val_dataloader=None', 'val_evaluator=None']
-    trained = shell('dist_train.sh', DEMO_CONFIG, 2, '--work-dir', tmp_path, *options)
-    assert trained.returncode == 0, trained.stderr[-2000:]
+def test_two_ranks_test_as_one(trained, tiny_options, tmp_path):
     points = ['--skip', 'FFFF,TTFF,TTTT', '--sizes', '64,32', '--proposals', '20,5']
-    arguments = [DEMO_CONFIG, str(tmp_path / 'iter_4.pth'), *points, *tiny_options]
+    arguments = [DEMO_CONFIG, str(trained / 'iter_4.pth'), *points, *tiny_options]
     one, two = ([f'--work-dir={tmp_path / name}', f'--out={tmp_path / name}.pkl'] for name in ('one', 'two'))
     tested = shell('dist_test.sh', *arguments[:2], 2, *two, *arguments[2:])
     assert tested.returncode == 0, tested.stderr[-2000:]

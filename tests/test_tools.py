@@ -217,7 +217,7 @@ def test_benchmark_prints_ratios(capsys):
 
 
 def test_report(test_main, checkpoint, tiny_options, tmp_path, capsys):
-    argv = [DEMO_CONFIG, checkpoint, '--work-dir', str(tmp_path), *tiny_options]
+    argv = [DEMO_CONFIG, checkpoint, '--work-dir', str(tmp_path), *tiny_options, 'test_dataloader.dataset.indices=2']
     report = load_tool('report').main
     fails(report, [str(tmp_path)], capsys, 'there is no')
     assert test_main([*argv, '--skip', 'all', '--show-dir', str(tmp_path / 'pictures')]) == 0
