@@ -48,9 +48,8 @@ def trained_project(project):
         (project / WORK_DIR / 'epoch_1.pth').rename(project / WORK_DIR / 'epoch_12.pth')  # one epoch is enough here
         shutil.copy(project / WORK_DIR / 'epoch_12.pth', project)
         run(test)
-        run(f'{test} --work-dir work_dirs/adn')
-        for name in ('r50', 'r50_base'):  # stand for nets of one depth
-            shutil.copytree(project / 'work_dirs/adn', project / 'work_dirs' / name)
+        for name in ('adn', 'r50', 'r50_base'):  # the last two stand for nets of one depth
+            shutil.copytree(project / WORK_DIR, project / 'work_dirs' / name)
         train, test, *_ = commands('classification')
         run(train)
         work_dir = project / 'work_dirs' / CLASSIFIER
@@ -62,8 +61,10 @@ def trained_project(project):
 
 
 def at_ease(text):
-    """With budgets that a busy machine keeps too."""
-    return re.sub(r'(budget.ms.)\d+', r'\g<1>99999', text)
+    """With budgets that a busy machine keeps too, and times that are not taken often."""
+    return re.sub(
+        r'(benchmark.py latency (?!.*--rounds).*)', r'\1 --rounds 1', re.sub(r'(budget.ms.)\d+', r'\g<1>99999', text)
+    )
 
 
 def run(command):

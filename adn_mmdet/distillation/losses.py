@@ -62,6 +62,28 @@ def sigmoid_kl(super_logits: Tensor, base_logits: Tensor) -> Tensor:
     return (yes + no).sum() / p.max(dim=-1).values.sum().clamp(min=1)
 
 
+def distribution_kl(super_bins: Tensor, base_bins: Tensor, weights: Tensor) -> Tensor:
+    """KL of the sides of boxes as distributions: two (R, 4, bins) of logits, and (R,), to ().
+
+    Σ_r w_r · ¼ Σ_side KL(p_rside ‖ q_rside) / max(1, Σ_r w_r), as localization distillation has it (Zheng et al., arXiv
+    2102.12252, equation 3), of GFL's heads.
+    """
+    log_p = F.log_softmax(super_bins.detach().float(), dim=-1)
+    log_q = F.log_softmax(base_bins.float(), dim=-1)
+    each = F.kl_div(log_q, log_p, reduction='none', log_target=True).sum(-1).mean(-1)
+    return (weights * each).sum() / weights.sum().clamp(min=1)
+
+
+def relative_l1(super_boxes: Tensor, base_boxes: Tensor, weights: Tensor) -> Tensor:
+    """How far boxes lie apart, as a share of what they are: two (R, values), and (R,), to ().
+
+    Σ_r w_r ‖base_r − super_r‖₁ / Σ_r w_r ‖super_r‖₁, whatever a head regresses: deltas, distances, corners.
+    """
+    super_boxes, base_boxes = super_boxes.detach().float(), base_boxes.float()
+    scale = (weights * super_boxes.abs().sum(-1)).sum()
+    return (weights * (base_boxes - super_boxes).abs().sum(-1)).sum() / scale.clamp(min=1e-6)
+
+
 def _feature_loss(
     rows: Callable[[Tensor], Tensor],
     loss: Loss,

@@ -40,12 +40,13 @@ class SelfDistillation:
     ==================  =============================================================================================
     ``super.loss*``     the model's losses at the super-net, times α
     ``base.loss*``      the same at the base-net, times (1−α)·gt_weight; absent with ``gt_weight=0``, where the base-net
-                        has no label, and of a detector runs backbone and neck only
+                        has no label, and of a detector runs backbone and neck only (a DETR's
+                        with ``prediction_weight`` runs all, and its losses are left out)
     ``kd.loss_p2`` …    the feature loss of a pyramid level, an output of the neck or else of the backbone, named by its
                         stride (2² here), or of a classifier's stage, ``kd.loss_stage1`` …, times
                         (1−α)·kd_weight·T²·kd_ramp; absent with ``kd_weight=0``
-    ``kd.loss_cls`` …   the losses of :class:`PredictionKL`, or of a classifier's :class:`LogitKL`, times
-                        (1−α)·prediction_weight·kd_ramp; absent with ``prediction_weight=0``
+    ``kd.loss_cls`` …   the losses of :class:`PredictionKL`, of a DETR's :class:`QueryKL`, or of a classifier's
+                        :class:`LogitKL`, times (1−α)·prediction_weight·kd_ramp; absent with ``prediction_weight=0``
     ``kd.to_task``      the sum of all ``kd.loss_*`` over that of all ``super.loss*`` and ``base.loss*``; no loss
     ``super.acc`` …     whatever a model reports without "loss" in its name, as it is
     ==================  =============================================================================================
@@ -79,11 +80,12 @@ class SelfDistillation:
 
     def _require_trained_parts(self) -> None:
         """Refuse to leave what comes after the compared features without a loss at the base-net."""
-        beyond = [part.of for part in self.backbone.parts if not part.is_in('neck')]
+        covered = ('neck', *(self.predictions.covers if self.predictions else ()))
+        beyond = [part.of for part in self.backbone.parts if not any(map(part.is_in, covered))]
         if beyond and not self.settings.gt_weight:
             raise UserError(
                 f'gt_weight=0 would leave {", ".join(beyond)} untrained at the base-net, as features are compared '
-                'before it: set gt_weight'
+                'before it: set gt_weight, or of a dense head or a DETR prediction_weight'
             )
 
     def attach(self) -> None:
@@ -128,8 +130,9 @@ class SelfDistillation:
             super_losses = backpropagated(super_losses, self.detector, self.loss_scale)
         # Without truth a detector's base-net needs no heads, but for what the predictions are compared by.
         alone = partial(self.compared.run, bound.arguments['inputs'])
-        losses, of_base = self._base_pass(run) if gt_weight else ({}, self._base_pass(alone)[1])
-        base_losses = _weighted(losses, 'base', (1 - alpha) * gt_weight)
+        runs_heads = gt_weight or (self.predictions and self.predictions.runs_heads)
+        losses, of_base = self._base_pass(run if runs_heads else alone)
+        base_losses = _weighted(losses, 'base', (1 - alpha) * gt_weight) if gt_weight else {}
         kd_losses = self._kd_losses(super_feats, of_super, of_base)
         if kd_losses:
             kd_losses['kd.to_task'] = (total_loss(kd_losses) / total_loss(super_losses | base_losses)).detach()

@@ -79,6 +79,28 @@ def test_cost_is_that_of_a_detector_that_is_cut(name):
     assert (cost.gmacs, cost.params_active_m) == pytest.approx((alone.gmacs, alone.params_held_m), rel=1e-9)
 
 
+@pytest.mark.parametrize('name', ['dino', 'deformable-detr', 'detr', 'rtmdet'])
+def test_predictions_train_the_base_net_where_it_has_no_truth(name):
+    """Whatever the order of a DETR's queries; a net compared with itself is 0 apart."""
+    detector = copy.deepcopy(detector_of(name)).train()
+    distillation = SelfDistillation(detector, DistillationSettings(gt_weight=0.0, kd_weight=0.0, prediction_weight=1.0))
+    distillation.attach()
+    found = losses(detector, name)
+    assert not any(key.startswith('base.') for key in found)
+    (found['kd.loss_cls'] + found['kd.loss_bbox']).backward()
+    paths = [part.sub_paths for part in detector.backbone.parts]
+    twins = [getattr(module, f'{norm}_skip', None) for path in paths for module, norm in path.norms]
+    assert any(twins) and all(twin.weight.grad is not None for twin in twins if twin)
+    assert all(any(p.grad is not None for p in item.parameters()) for path in paths for item in path.mandatory)
+    assert all(p.grad is None for path in paths for item in path.skippable for p in item.parameters())
+    kl = distillation.predictions
+    if name != 'rtmdet':
+        logits, boxes, order = torch.randn(2, 10, 4), torch.rand(2, 10, 4), torch.randperm(10)
+        own, shuffled = {kl.head: (logits, boxes)}, {kl.head: (logits[:, order], boxes[:, order])}
+        assert all(loss == 0 for loss in kl.losses(own, shuffled).values())
+        assert all(loss > 0 for loss in kl.losses(own, {kl.head: (logits + 1, boxes / 2)}).values())
+
+
 @every_detector
 def test_a_training_step_reaches_both_nets(name):
     """The super-net's losses are the stock detector's to the bit; the same weights get gradients, and all twins."""

@@ -128,11 +128,14 @@ def test_a_training_step_reaches_every_weight(name):
 @gfl
 def test_predictions_of_the_base_net_are_made_by_its_own_head(name):
     detector = build(config(name))
-    SelfDistillation(detector, DistillationSettings(prediction_weight=1.0, kd_weight=0.0)).attach()
-    detector(**batch(detector), mode='loss')['kd.loss_cls'].backward()
-    skippable = [p for item in detector.bbox_head.cls_convs.children() for p in item.conv.parameters()][2:]
-    assert all(p.grad is None for p in skippable)
-    assert detector.bbox_head.cls_convs[0].gn_skip.weight.grad is not None
+    SelfDistillation(detector, DistillationSettings(gt_weight=0.0, prediction_weight=1.0, kd_weight=0.0)).attach()
+    losses = detector(**batch(detector), mode='loss')
+    assert losses.keys().isdisjoint({'base.loss_cls', 'base.loss_bbox'})
+    (losses['kd.loss_cls'] + losses['kd.loss_bbox']).backward()
+    for tower in (detector.bbox_head.cls_convs, detector.bbox_head.reg_convs):
+        skippable = [p for item in tower.children() for p in item.conv.parameters()][2:]
+        assert all(p.grad is None for p in skippable)
+        assert tower[0].gn_skip.weight.grad.abs().sum() > 0 and tower[0].gn.weight.grad is None
     with pytest.raises(UserError, match='gt_weight=0 would leave bbox_head untrained at the base-net'):
         SelfDistillation(build(config(name)), DistillationSettings(gt_weight=0.0))
 
