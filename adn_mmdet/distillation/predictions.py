@@ -20,15 +20,15 @@ from .settings import DistillationSettings
 
 
 class Predictions(Protocol):
-    """The prediction losses of a model.
+    """The prediction losses of a model."""
 
-    Attributes:
-        runs_heads: whether :meth:`losses` reads a pass through all of the model, also where the base-net has no truth.
-        covers: names of modules, such as ``'bbox_head'``, of which these losses train all that can be skipped.
-    """
+    @property
+    def runs_heads(self) -> bool:
+        """Whether :meth:`losses` reads a pass through all of the model, also where the base-net has no truth."""
 
-    runs_heads: bool
-    covers: Sequence[str]
+    @property
+    def covers(self) -> tuple[str, ...]:
+        """Names of modules, such as ``'bbox_head'``, of which these losses train all that can be skipped."""
 
     @property
     def picks(self) -> dict[nn.Module, Pick]:
@@ -68,7 +68,7 @@ class LogitKL:
     """
 
     runs_heads = False
-    covers = ()
+    covers: tuple[str, ...] = ()
 
     def __init__(self, classifier: Any, top_k: int | None) -> None:
         self.head, self.top_k = classifier.head, top_k
@@ -107,7 +107,7 @@ class PredictionKL:
         self.pyramid = pyramid_module(detector)
         self.roi_head: Any = getattr(detector, 'roi_head', None)
         self.runs_heads = False
-        self.covers = () if self.roi_head else ('bbox_head',)
+        self.covers: tuple[str, ...] = () if self.roi_head else ('bbox_head',)
         self.dense_head: Any = getattr(detector, 'rpn_head' if self.roi_head else 'bbox_head', None)
         heads = [head for head in (self.dense_head, self.roi_head) if head is not None]
         if not self._is_supported():
@@ -153,8 +153,8 @@ class PredictionKL:
         super_logits = self._logits(super_dense[:num_levels])
         dense = kl(super_logits, self._logits(base_dense[:num_levels]))
         if self.roi_head is None:
-            boxes = (self._boxes(found[:num_levels], found[num_levels:]) for found in (super_dense, base_dense))
-            return {'loss_cls': dense, 'loss_bbox': self._box_loss(*boxes, self._scores(super_logits))}
+            boxes = [self._boxes(found[:num_levels], found[num_levels:]) for found in (super_dense, base_dense)]
+            return {'loss_cls': dense, 'loss_bbox': self._box_loss(boxes[0], boxes[1], self._scores(super_logits))}
         (rois,), (super_logits,) = of_super[self.roi_head.bbox_roi_extractor], of_super[self.roi_head.bbox_head]
         base_logits = self.roi_head._bbox_forward(base_feats, rois)['cls_score']
         return {'loss_rpn_cls': dense, 'loss_cls': softmax_kl(super_logits, base_logits)}
@@ -233,9 +233,9 @@ class QueryKL:
         super_logits, super_boxes, base_logits, base_boxes = image
         scores = self._probabilities(super_logits).max(-1).values
         surest = scores.topk(min(self.num_compared, len(scores))).indices
-        classes = [self._probabilities(logits) for logits in (super_logits[surest], base_logits)]
-        boxes = [boxes.detach().float() for boxes in (super_boxes[surest], base_boxes)]
-        cost = 2 * torch.cdist(*classes, p=1) + 5 * torch.cdist(*boxes, p=1)
-        rows, columns = (torch.as_tensor(each, device=surest.device) for each in linear_sum_assignment(cost.cpu()))
+        classes = torch.cdist(self._probabilities(super_logits[surest]), self._probabilities(base_logits), p=1)
+        boxes = torch.cdist(super_boxes[surest].detach().float(), base_boxes.detach().float(), p=1)
+        cost = (2 * classes + 5 * boxes).cpu()
+        rows, columns = (torch.as_tensor(each, device=surest.device) for each in linear_sum_assignment(cost))
         chosen = surest[rows]
         return super_logits[chosen], super_boxes[chosen], base_logits[columns], base_boxes[columns]
