@@ -3,13 +3,14 @@
     python tools/benchmarks/any_depth_onnx.py configs/faster_rcnn_r50_adn_1x_coco.py --images data/coco/val2017
 
 Weights are untrained and detect a fixed number of objects. Calls take turns, from a resized image to detections; ratios
-are those of medians.
+are those of medians. OpenVINO is timed as well where it is installed (pip install openvino).
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import io
 import logging
 import os
 import sys
@@ -22,6 +23,11 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
+
+try:
+    import openvino
+except ImportError:
+    openvino = None  # it is no part of the set-up
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -52,20 +58,26 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def open_session(detector: Any, threads: int, code: SkipConfig | None = None) -> tuple[Run, int]:
-    """What runs an export, and the bytes of it."""
-    content = any_depth_model(detector, code).SerializeToString()
+def open_session(content: bytes, threads: int) -> Run:
+    """What runs an export in onnxruntime."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(content, options, providers=['CPUExecutionProvider'])
-    inputs = {value.name for value in session.get_inputs()}
+    return partial(run_export, partial(session.run, None), {value.name for value in session.get_inputs()})
 
-    def run(supply: Any, proposals: int, *codes: SkipConfig) -> None:
-        for code in codes:
-            given = {'images': next(supply), 'skip': np.array(list(code)), 'num_proposals': np.array(proposals)}
-            session.run(None, {name: given[name] for name in inputs})
 
-    return run, len(content)
+def open_in_openvino(content: bytes, threads: int) -> Run:
+    """What runs an export in OpenVINO, as ``any_depth_runtime.py`` sets it up."""
+    settings = dict(PERFORMANCE_HINT='LATENCY', INFERENCE_PRECISION_HINT='f32', INFERENCE_NUM_THREADS=threads)
+    model = openvino.compile_model(openvino.Core().read_model(io.BytesIO(content)), 'CPU', settings)
+    return partial(run_export, model.create_infer_request().infer, {value.any_name for value in model.inputs})
+
+
+def run_export(run: Run, inputs: set[str], supply: Any, proposals: int, *codes: SkipConfig) -> None:
+    """Run an export at each code, on the next image."""
+    for code in codes:
+        given = {'images': next(supply), 'skip': np.array(list(code)), 'num_proposals': np.array(proposals)}
+        run({name: given[name] for name in inputs})
 
 
 @torch.no_grad()
@@ -90,24 +102,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     initialize(detector, batches[:4])
     torch.set_num_threads(args.threads)
     images = [batch['inputs'][0].permute(1, 2, 0)[None].contiguous().numpy() for batch in batches]
-    any_depth, size = open_session(detector, args.threads)
+    content = any_depth_model(detector, None).SerializeToString()
+    size, any_depth = len(content), open_session(content, args.threads)
+    in_openvino = open_in_openvino(content, args.threads) if openvino else None
     calls: dict[str, Callable[[], None]] = {}
     for code in codes:
-        single, one = open_session(detector, args.threads, code)
-        print(f'size: {size / 1e6:.1f} MB of all depths, {one / 1e6:.1f} MB of {code}, ratio {size / one:.3f}')
-        calls[f'{code} alone'] = partial(single, cycle(images), args.proposals, code)
+        single = any_depth_model(detector, code).SerializeToString()
+        ratio = size / len(single)
+        print(f'size: {size / 1e6:.1f} MB of all depths, {len(single) / 1e6:.1f} MB of {code}, ratio {ratio:.3f}')
+        calls[f'{code} alone'] = partial(open_session(single, args.threads), cycle(images), args.proposals, code)
         calls[f'{code}'] = partial(any_depth, cycle(images), args.proposals, code)
+        if in_openvino:
+            calls[f'{code} OpenVINO'] = partial(in_openvino, cycle(images), args.proposals, code)
         calls[f'{code} PyTorch'] = partial(run_detector, detector, cycle(batches), args.proposals, code)
     first, last = codes[0], codes[-1]
     for name, pair in {'same': (first, first), 'other': (last, last), 'switched': (first, last)}.items():
         calls[name] = partial(any_depth, cycle(images), args.proposals, *pair)
     seconds = interleaved_medians(calls, args.rounds, warmup=2)
     for code in codes:
-        ours = seconds[f'{code}']
-        print(f'{code}: {1e3 * ours:.1f} ms of all depths')
-        for other in ('alone', 'PyTorch'):
-            theirs = seconds[f'{code} {other}']
-            print(f'{code} {other}: {1e3 * theirs:.1f} ms, ratio {ours / theirs:.3f}')
+        print(f'{code}: {1e3 * seconds[f"{code}"]:.1f} ms of all depths')
+        ratios = [('', 'alone'), ('', 'PyTorch'), *([(' OpenVINO', 'PyTorch')] if in_openvino else [])]
+        for ours, theirs in ratios:
+            ratio = seconds[f'{code}{ours}'] / seconds[f'{code} {theirs}']
+            print(f'{code}{ours}, ratio to {theirs} ({1e3 * seconds[f"{code} {theirs}"]:.1f} ms): {ratio:.3f}')
     ratio = 2 * seconds['switched'] / (seconds['same'] + seconds['other'])
     print(f'{first} then {last}, against each of them twice: ratio {ratio:.3f}')
     print(

@@ -114,7 +114,11 @@ CONTRASTS = [
         for keep in (2, 1)
         for code in PARTS[1:]
     ),
-    *((f'{on}tower {keep}', 'TTTT-T', f'{on}R50-Base, tower of {keep}', None) for on in ('', 'on: ') for keep in (2, 1)),
+    *(
+        (f'{on}tower {keep}', 'TTTT-T', f'{on}R50-Base, tower of {keep}', None)
+        for on in ('', 'on: ')
+        for keep in (2, 1)
+    ),
     *(('on: tower 2', code, 'on: tower 2, one set of norms', code) for code in PARTS),
     ('R50, scale 1', None, 'R50-Base, scale 1', None),
     ('R50, scale 1', None, 'R50', None),
