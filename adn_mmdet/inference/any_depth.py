@@ -14,6 +14,7 @@ from typing import Any, Literal, overload
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.dataset import Compose
+from mmengine.logging import print_log
 
 from ..backbones import AdaptiveDepthBackbone, find_backbone
 from ..backbones.adaptive_depth import Skip
@@ -26,8 +27,10 @@ from ..files import file_sha256
 from ..input_size import default_input_size, for_images, own_point, pipeline_at
 from ..operating_point import OperatingPoint
 from ..points import PointLike, point_in_force, require_point, using_point
-from ..results.pareto import Point, best_under_budget, pareto_front
-from .budget import cache_folder, calibrate, worth_by_accuracy, worth_by_depth, worth_in_file
+from ..results.intervals import can_be_told_apart
+from ..results.pareto import Point, best_under_budget, cheapest_alike, pareto_front
+from ..results.rows import Row
+from .budget import cache_folder, calibrate, tested_rows, worth_by_depth, worth_in_file
 from .controller import BudgetController
 from .held import frame_by_frame, require_log
 from .inputs import Inputs, naming_what_fails, require_paths
@@ -85,7 +88,10 @@ class AnyDepthInferencer(StrictInferencer):
         self.cache_dir = Path(cache_dir) if cache_dir else cache_folder()
         self.images = images
         self.input_size = default_input_size(self.cfg)
-        self.worth = self._worth_of_points(sub_nets, metric)
+        self.metric = metric
+        self.tested = self._tested_rows(sub_nets) if sub_nets is not None else {}
+        self.worth = {point: row[metric] for point, row in self.tested.items()} or self._worth_without_rows()
+        self._said: set[str] = set()
         self.fronts: dict[int, list[Point]] = {}  # by batch size: the points worth running
         self._calibrating = threading.Lock()
 
@@ -120,7 +126,8 @@ class AnyDepthInferencer(StrictInferencer):
             point: an operating point, such as ``'TTFF@640/300'``; what it leaves out is the config's own, and of the
                 depth the one in force.
             budget_ms: the most milliseconds that a call may take, from image files to detections, as measured by
-                :meth:`calibrate`; the best point within it runs.
+                :meth:`calibrate`; the best point within it runs, or the cheapest of those that the tested images cannot
+                tell apart from it.
             hold: choose the point anew for each frame or image, by what those before it really took, so that the budget
                 holds while the load of the machine changes. Nothing runs until what is returned is iterated over.
             log: a CSV file of what ran: ``frame,point,ms``. With ``hold`` only.
@@ -263,7 +270,22 @@ class AnyDepthInferencer(StrictInferencer):
         return rows
 
     def _best_within(self, budget_ms: float, batch_size: int) -> OperatingPoint:
-        return OperatingPoint.parse(best_under_budget(self._front(budget_ms, batch_size), budget_ms).skip)
+        """The best point within a budget, or the cheapest that cannot be told apart from it, which is said once."""
+        front = self._front(budget_ms, batch_size)
+        best = best_under_budget(front, budget_ms)
+        chosen = cheapest_alike(front, best, lambda point: self._are_alike(point, best))
+        text = (
+            f'{chosen.skip} ({chosen.cost:.4g} ms) runs for a budget of {budget_ms:g} ms: {best.skip} '
+            f'({best.cost:.4g} ms) fits as well, but cannot be told apart from it on the images that were tested'
+        )
+        if chosen != best and text not in self._said:
+            self._said.add(text)
+            print_log(text, 'current')
+        return OperatingPoint.parse(chosen.skip)
+
+    def _are_alike(self, point: Point, best: Point) -> bool:
+        row, other = (self.tested.get(OperatingPoint.parse(each.skip)) for each in (point, best))
+        return row is not None and other is not None and not can_be_told_apart(row, other, self.metric)
 
     def _front(self, budget_ms: float, batch_size: int) -> list[Point]:
         """The points worth running, the fastest first, for a budget that is one."""
@@ -273,12 +295,13 @@ class AnyDepthInferencer(StrictInferencer):
             self.calibrate(batch_size=batch_size)
         return self.fronts[batch_size]
 
-    def _worth_of_points(self, sub_nets: str | os.PathLike[str] | None, metric: str) -> dict[OperatingPoint, float]:
-        if sub_nets is None:
-            known = worth_in_file(self.model, metric) if isinstance(self.model, Artifact) else {}
-            return known or (worth_by_depth(self.backbone) if self.backbone else {})
+    def _worth_without_rows(self) -> dict[OperatingPoint, float]:
+        known = worth_in_file(self.model, self.metric) if isinstance(self.model, Artifact) else {}
+        return known or (worth_by_depth(self.backbone) if self.backbone else {})
+
+    def _tested_rows(self, sub_nets: str | os.PathLike[str]) -> dict[OperatingPoint, Row]:
         backbone, own = find_backbone(self.model), own_point(self.cfg)
-        return worth_by_accuracy(sub_nets, self.checkpoint_sha256, backbone.letter_groups, metric, own)
+        return tested_rows(sub_nets, self.checkpoint_sha256, backbone.letter_groups, self.metric, own)
 
     def _init_pipeline(self, cfg: Config) -> Callable[[Any], Any]:
         """The test pipeline, at the size in force when an image is read."""

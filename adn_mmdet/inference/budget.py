@@ -22,7 +22,7 @@ from ..export.artifact import Artifact
 from ..files import write_json
 from ..input_size import pipeline_at
 from ..operating_point import OperatingPoint
-from ..results.rows import SCHEMA, of_weights, read_latency, read_sub_nets
+from ..results.rows import SCHEMA, Row, of_weights, read_latency, read_sub_nets
 from ..skip_config import Groups, SkipConfig
 
 NAMES = ('name', 'config', 'rounds')  # what two calibrations of the same may differ in
@@ -117,20 +117,20 @@ def worth_in_file(artifact: Artifact, metric: str) -> dict[OperatingPoint, float
     return {OperatingPoint(SkipConfig.parse(row['skip'])): float(row[metric]) for row in rows}
 
 
-def worth_by_accuracy(
+def tested_rows(
     path: str | os.PathLike[str],
     checkpoint_sha256: str | None,
     groups: Groups,
     metric: str,
     own: OperatingPoint,
-) -> dict[OperatingPoint, float]:
-    """For each operating point that was tested with these weights, its AP.
+) -> dict[OperatingPoint, Row]:
+    """For each operating point that was tested with these weights, its row.
 
     Args:
         path: a ``sub_nets.json`` of tools/test.py, or the work folder that holds one.
         checkpoint_sha256: of the weights that are to run.
         groups: how many letters the groups of a code have.
-        metric: which of the file's metrics.
+        metric: which of the file's metrics the rows must have.
         own: the size and proposals of the config that is to run, which are None in what is returned; those that it
             does not know are the tested config's.
 
@@ -143,4 +143,4 @@ def worth_by_accuracy(
     if not rows:
         raise UserError(f'{path} has no {metric} of any depth: test them with tools/test.py --skip all')
     points = [OperatingPoint.parse(OperatingPoint.from_row(row), groups).relative_to(own) for row in rows]
-    return {point: row[metric] for point, row in zip(points, rows)}
+    return dict(zip(points, rows))

@@ -2,6 +2,7 @@ import json
 import shutil
 import threading
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -11,6 +12,7 @@ from adn_mmdet.cost.latency import LatencyRow
 from adn_mmdet.files import file_sha256
 from adn_mmdet.inference import AnyDepthInferencer, budget
 from adn_mmdet.input_size import default_input_size
+from adn_mmdet.results.intervals import pack
 from adn_mmdet.results.rows import read_latency
 
 
@@ -86,6 +88,20 @@ def test_results_say_which_depth_is_best(tiny_cfg, checkpoint, sub_nets, measure
     assert len(measured) == 1  # the same three: from the cache
     with pytest.raises(UserError, match='has no bbox_mAP_x of any depth'):
         AnyDepthInferencer(tiny_cfg, checkpoint, sub_nets=folder, metric='bbox_mAP_x', **options)
+
+
+def test_of_points_that_cannot_be_told_apart_the_cheapest_runs(
+    tiny_cfg, checkpoint, sub_nets, measured, tmp_path, capsys
+):
+    drawn = np.random.default_rng(0).normal(0.40, 0.02, 300)
+    folder = sub_nets({
+        'FFFF': dict(bbox_mAP=0.41, bbox_mAP_resampled=pack(drawn + np.linspace(-0.01, 0.03, 300))),
+        'TFFF': dict(bbox_mAP=0.40, bbox_mAP_resampled=pack(drawn)),
+        'TTTT': dict(bbox_mAP=0.35, bbox_mAP_resampled=pack(drawn - 0.05)),
+    })  # fmt: skip
+    inferencer = AnyDepthInferencer(tiny_cfg, checkpoint, 'cpu', sub_nets=folder, cache_dir=tmp_path / 'cache')
+    assert [str(inferencer.choose(budget_ms=ms)) for ms in (100, 100, 36.9)] == ['TFFF', 'TFFF', 'TTTT']
+    assert capsys.readouterr().out.count('fits as well, but cannot be told apart from it') == 1
 
 
 def test_results_say_which_point_is_best(tiny_cfg, checkpoint, tmp_path, measured, shapes, capsys):
