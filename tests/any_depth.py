@@ -13,7 +13,8 @@ from mmengine.registry import MODELS, init_default_scope
 from tiny import ROOT, TINY_BACKBONE, batch, randomize_norms, stock_config
 
 from adn_mmdet import SkipConfig
-from adn_mmdet.export.sub_net import skipped_parts, stage_blocks, sub_net_weights
+from adn_mmdet.export.stock_backbone import stage_blocks
+from adn_mmdet.export.sub_net import skipped_parts, sub_net_weights
 from adn_mmdet.parts import stock_model
 
 ADAPTIVE = {'ResNet': 'AdaptiveDepthResNet', 'CSPNeXt': 'AdaptiveDepthCSPNeXt', 'CSPDarknet': 'AdaptiveDepthCSPDarknet'}

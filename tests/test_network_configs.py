@@ -8,8 +8,8 @@ import torch
 from mmdet.registry import MODELS, TRANSFORMS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from networks import VIT_ARCH
-from tiny import ROOT, batch, randomize_norms
+from networks import REGNET, VIT_ARCH
+from tiny import ROOT, batch, build
 
 from adn_mmdet import SkipAwareDistillationHook, SkipConfig, UserError
 from adn_mmdet.backbones import extract_feats, find_backbone
@@ -18,6 +18,9 @@ from adn_mmdet.checkpoints import estimate_statistics
 from adn_mmdet.config import choose_codes, load_config
 from adn_mmdet.cost.latency import measure_latency
 from adn_mmdet.cost.macs import count_costs_by_part
+from adn_mmdet.export.graphs import require_graph
+from adn_mmdet.export.stock_backbone import require_exported
+from adn_mmdet.export.sub_net import plain_detector
 
 CHANNELS = 16
 CONFIGS = {
@@ -48,8 +51,8 @@ def narrow_backbone(cfg, name):
         cfg.model.neck.in_channels = [24, 1280] if 'ssd' in name else [8, 8, 24, 80]
 
 
-def tiny(name):
-    """The detector of a config with narrow layers and three classes, with the same weights every time."""
+def small(name):
+    """A config with narrow layers and three classes."""
     cfg = load(name)
     narrow_backbone(cfg, name)
     model = cfg.model
@@ -71,11 +74,12 @@ def tiny(name):
         model.test_cfg.rpn.update(nms_pre=50, max_per_img=20)
     elif 'ssd' not in name:
         model.bbox_head.update(in_channels=CHANNELS, feat_channels=CHANNELS, stacked_convs=1, num_classes=3)
-    init_default_scope('mmdet')
-    torch.manual_seed(0)
-    detector = MODELS.build(model)
-    randomize_norms(detector)
-    return detector
+    return cfg
+
+
+def tiny(name):
+    """The detector of a small config, with the same weights every time."""
+    return build(small(name))
 
 
 def codes_of(detector):
@@ -164,6 +168,74 @@ def test_complexity_and_latency(name, detectors):
     assert costs[0].params_active_m > costs[1].params_active_m
     rows = measure_latency(detector, codes_of(detector), (64, 64), rounds=1, warmup=0)
     assert [row.skip for row in rows] == [str(code) for code in codes_of(detector)] and rows[1].ms > 0
+
+
+def with_backbone(**backbone):
+    """The small RetinaNet on another backbone."""
+    cfg = small('retinanet_swin-t_adn_1x_coco')
+    cfg.model.backbone = backbone
+    return cfg
+
+
+VIT = dict(type='AdaptiveDepthViT', arch=VIT_ARCH | dict(num_layers=12), with_cls_token=False, out_type='featmap')
+ON_VIT = with_backbone(**VIT, img_size=64, out_indices=[1, 4, 7, 11], frozen_stages=3, with_cp=True)
+ON_VIT.model.neck.update(in_channels=[16] * 4, start_level=0)
+PLAIN_REGNET = dict(type='AdaptiveDepthRegNet', arch=REGNET, norm_eval=False)
+ON_REGNET = with_backbone(**PLAIN_REGNET, out_indices=(1, 2, 3))
+ON_REGNET.model.neck.in_channels = [32, 64, 128]
+GROUPED = dict(type='AdaptiveDepthResNeXt', depth=50, groups=4, base_width=4, base_channels=8, norm_eval=False)
+ON_RESNEXT = with_backbone(**GROUPED, out_indices=(1, 2, 3))
+ON_RESNEXT.model.neck.in_channels = [64, 128, 256]
+EXPORTED = {
+    'retinanet_swin-t_adn_1x_coco': ('mmdet.SwinTransformer', 'TFTT'),
+    'ssdlite_mobilenetv2_adn_600e_coco': ('torch.hub.load', 'FTFTF'),
+    'vit': ('mmpretrain.VisionTransformer', 'TFTT'),
+    'regnet': ('torch.hub.load', 'FFTT'),
+    'resnext': ('torch.hub.load', 'TFTF'),
+}
+OTHERS = {'vit': ON_VIT, 'regnet': ON_REGNET, 'resnext': ON_RESNEXT}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('name', EXPORTED)
+def test_a_depth_is_exported_as_a_stock_network(name, detectors):
+    """Its predictions to the bit, by mmdet's and mmpretrain's classes alone."""
+    cfg = OTHERS[name] if name in OTHERS else small(name)
+    detector = detectors[name] if name in detectors else build(cfg).eval()
+    data = batch(detector)
+    kind, code = EXPORTED[name]
+    skip = SkipConfig.parse(code, detector.backbone.letter_groups)
+    require_exported(detector.backbone, skip, fuse=False)
+    plain_cfg, plain = plain_detector(cfg, detector, skip)
+    assert plain_cfg.model.backbone.type == kind
+    assert not [module for module in plain.modules() if type(module).__module__.startswith('adn_mmdet')]
+    with detector.backbone.using_skip(code):
+        found = detector(**data, mode='predict')
+    for sample, expected in zip(plain(**data, mode='predict'), found, strict=True):
+        assert len(expected.pred_instances)
+        for key, value in expected.pred_instances.items():
+            assert torch.equal(torch.as_tensor(sample.pred_instances[key]), torch.as_tensor(value)), key
+
+
+def test_what_no_stock_network_is(detectors):
+    windows = detectors['faster_rcnn_vit-b16_adn_1x_coco']
+    on_vit = build(ON_VIT)
+    on_vit.backbone.out_indices = [1, 2, 11]
+    letters = [SkipConfig.parse(code) for code in ('FFFF', 'TFFF')]
+    require_exported(on_vit.backbone, letters[0], fuse=False)
+    refusals = {
+        'has no windows': lambda: require_exported(windows.backbone, letters[0], fuse=False),
+        'cannot be exported at TFFF': lambda: require_exported(on_vit.backbone, letters[1], fuse=False),
+        '--fuse is for .*, not AdaptiveDepthViT': lambda: require_exported(on_vit.backbone, letters[0], fuse=True),
+        'right for one size alone': lambda: require_graph(on_vit),
+        'SimpleFeaturePyramid cannot be exported, as mmdet has no such class': lambda: plain_detector(
+            small('faster_rcnn_vit-b16_adn_1x_coco'), windows, letters[0]
+        ),
+    }
+    for message, refused in refusals.items():
+        with pytest.raises(UserError, match=message) as error:
+            refused()
+        assert '\n' not in str(error.value)
 
 
 def test_mmdets_own_ssd_head_cannot_predict(detectors):

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from ..backbones import AdaptiveDepthSwin
+from ..backbones.vit import AdaptiveDepthViT
 from ..errors import UserError
 
 # Sizes that no level of the pyramid shares and none of which is 1, so that the trace takes none for a constant.
@@ -32,8 +34,13 @@ def require_graph(detector: nn.Module) -> None:
     """Refuse what neither ONNX nor torch.export can express.
 
     Raises:
-        UserError: there is no neck, or it or the backbone runs an operator of mmcv's own.
+        UserError: there is no neck, the backbone is a transformer, or one of the two runs an operator of mmcv's own.
     """
+    if isinstance(detector.backbone, (AdaptiveDepthSwin, AdaptiveDepthViT)):
+        raise UserError(
+            f'{type(detector.backbone).__name__} depends on the size of images in Python, so that a graph is right for '
+            'one size alone: leave --onnx and --torch-export out'
+        )
     if not getattr(detector, 'with_neck', False):
         raise UserError(f'{type(detector).__name__} has no neck: leave --onnx and --torch-export out')
     for module in _FeatureExtractor(detector).modules():

@@ -5,37 +5,41 @@ from __future__ import annotations
 import inspect
 import math
 import pprint
-from collections.abc import Sequence
 from typing import Any
 
-from mmdet.models import CSPDarknet, CSPNeXt, ResNet
 from mmengine.config import Config
 from mmengine.registry import Registry, root
 from torch import nn
 
-HERE = '<the folder of the config>'  # stands for it in a value
+from ..backbones import AdaptiveDepthBackbone, PredictingSSDHead
+from ..errors import UserError
+from ..skip_config import SkipConfig
+from .stock_backbone import HERE, from_hub, stock_backbone
+
 # mmengine's own {{ fileDirname }} is pasted into the text as it is, where a quote or a backslash breaks it.
 # mmengine takes an import of anything that is not built into Python for its other kind of config.
 PREAMBLE = """import sys
 
 __here = sys.modules['os'].path.dirname(sys._getframe().f_code.co_filename)
 """
-CSP = {'CSPNeXt': CSPNeXt, 'CSPDarknet': CSPDarknet}
 PACKAGE = __name__.partition('.')[0]
 
 
-def stock_config(cfg: Config, stage_blocks: Sequence[int], fused: bool) -> Config:
+def stock_config(cfg: Config, backbone: AdaptiveDepthBackbone, code: SkipConfig, fused: bool) -> Config:
     """Take this package out of a config.
 
     Args:
-        cfg: a config of a detector without parts whose backbone is an AdaptiveDepthResNet or a CSP backbone; it is left
-            as it is.
-        stage_blocks: the sub-network's blocks a stage.
+        cfg: a config of a detector without parts; it is left as it is.
+        backbone: its backbone, which :func:`~adn_mmdet.export.stock_backbone.require_exported` lets pass.
+        code: the sub-network.
         fused: whether its batch norms are part of its convolutions.
 
     Returns:
-        The config; its hooks, loops and metrics are the stock ones that this package's extend. A backbone that mmdet's
-        ``ResNet`` cannot be told to build comes from the ``hubconf.py`` that has to lie beside the config.
+        The config; its hooks, loops and metrics are the stock ones that this package's extend. What mmdet's classes
+        cannot be told to build comes from the ``hubconf.py`` that has to lie beside the config.
+
+    Raises:
+        UserError: a module of this package has no stock one in its place.
     """
     own = own_types()
     # What configs/ compose the backbone of is in it by now.
@@ -44,11 +48,12 @@ def stock_config(cfg: Config, stage_blocks: Sequence[int], fused: bool) -> Confi
         for key, value in cfg.items()
         if isinstance(value, dict) and issubclass(own.get(_name(value), object), nn.Module)
     ]
-    content = _without_package(cfg.to_dict(), own)
+    content = cfg.to_dict()
+    content['model']['backbone'] = stock_backbone(content['model']['backbone'], backbone, code, fused)
     for key in ('work_dir', *variables):  # the folder was that of another run
         content.pop(key, None)
+    content = _without_package(content, own)
     content['resume'] = False
-    _set_blocks(content['model']['backbone'], stage_blocks, fused)
     imports = content.get('custom_imports', {}).get('imports', [])
     imports = [name for name in ([imports] if isinstance(imports, str) else imports) if name.split('.')[0] != PACKAGE]
     if imports:
@@ -56,22 +61,6 @@ def stock_config(cfg: Config, stage_blocks: Sequence[int], fused: bool) -> Confi
     else:
         content.pop('custom_imports', None)
     return Config(content)
-
-
-def _set_blocks(backbone: dict[str, Any], stage_blocks: Sequence[int], fused: bool) -> None:
-    """Tell the config of a stock backbone how many blocks a stage has."""
-    if (kind := CSP.get(backbone['type'])) is not None:
-        arch = backbone.get('arch_ovewrite') or kind.arch_settings[backbone.get('arch', 'P5')]
-        stages = [[*stage[:2], number, *stage[3:]] for stage, number in zip(arch, stage_blocks, strict=True)]
-        backbone.update(type=f'mmdet.{kind.__name__}', deepen_factor=1.0, arch_ovewrite=stages)
-        return
-    _, stock_blocks = ResNet.arch_settings[backbone['depth']]
-    if tuple(stage_blocks) == stock_blocks[: len(stage_blocks)] and not fused:
-        backbone['type'] = 'mmdet.ResNet'
-        return
-    backbone.update(type='torch.hub.load', repo_or_dir=HERE, source='local', model='resnet', stage_blocks=stage_blocks)
-    if fused:
-        backbone['fused'] = True
 
 
 def config_text(cfg: Config, title: str, folder: str | None = None) -> str:
@@ -125,8 +114,12 @@ def _without_package(value: Any, own: dict[str, type]) -> Any:
         return value
     kept = {key: _without_package(item, own) for key, item in value.items() if not _is_dropped(item, own)}
     kind = own.get(_name(value))
+    if kind is PredictingSSDHead:
+        return from_hub('ssd_head', **{key: item for key, item in kept.items() if key != 'type'})
     if kind:
         stock = _stock_type(kind)
+        if issubclass(kind, nn.Module) and not stock.__module__.startswith('mmdet'):
+            raise UserError(f'{kind.__name__} cannot be exported, as mmdet has no such class: run it with {PACKAGE}')
         kept['type'] = stock.__name__
         known = inspect.signature(stock).parameters
         if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values()):

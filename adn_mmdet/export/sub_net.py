@@ -20,8 +20,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..backbones.adaptive_depth import AdaptiveDepthBackbone, SkippablePart, find_backbone
-from ..backbones.csp_next import AdaptiveDepthCSPDarknet, AdaptiveDepthCSPNeXt
-from ..backbones.resnet import AdaptiveDepthResNet
 from ..checkpoints.loading import load_for_testing
 from ..checkpoints.norms import load_norms
 from ..checkpoints.safe_loading import load_from_local
@@ -31,9 +29,9 @@ from ..files import file_sha256, name_problem, partial_path, remove_left, write_
 from ..parts import stock_model
 from ..skip_config import SkipConfig
 from .graphs import require_graph, to_exported_program, to_onnx
-from .stock_config import HERE, config_text, stock_config
+from .stock_backbone import HERE, require_exported, stock_names
+from .stock_config import config_text, stock_config
 
-EXPORTED = (AdaptiveDepthResNet, AdaptiveDepthCSPNeXt, AdaptiveDepthCSPDarknet)
 HUBCONF = Path(__file__).with_name('hubconf.py')
 
 
@@ -50,11 +48,11 @@ def export_sub_net(
 ) -> list[Path]:
     """Write a plain mmdet config and checkpoint of just one sub-network, and graphs of its backbone and neck.
 
-    Predictions are those of the sub-network in place, to the bit. A backbone that mmdet's ResNet cannot be told to
-    build comes with a ``hubconf.py``, which the config finds beside itself. All is made before anything is written.
+    Predictions are those of the sub-network in place, to the bit. What mmdet's classes cannot be told to build
+    comes with a ``hubconf.py``, which the config finds beside itself. All is made before anything is written.
 
     Args:
-        cfg: a config with an AdaptiveDepthResNet, or one of the CSP backbones of RTMDet and YOLOX.
+        cfg: a config with an adaptive-depth backbone of this package.
         checkpoint: local weights.
         skip: one code.
         out: a new or empty folder.
@@ -74,12 +72,8 @@ def export_sub_net(
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     detector = MODELS.build(copy.deepcopy(cfg.model))  # mmdet's constructors pop entries
     backbone = find_backbone(detector)
-    if type(backbone) not in EXPORTED:
-        names = ', '.join(kind.__name__ for kind in EXPORTED)
-        raise UserError(f'{type(backbone).__name__} cannot be exported: only {names} can')
-    if fuse and type(backbone) is not AdaptiveDepthResNet:
-        raise UserError(f'--fuse is for AdaptiveDepthResNet, not {type(backbone).__name__}: leave --fuse out')
     code = SkipConfig.parse(skip, backbone.letter_groups)
+    require_exported(backbone, code, fuse)
     if onnx or torch_export:
         require_graph(detector)
     content = load_from_local(checkpoint, map_location='cpu')
@@ -97,7 +91,7 @@ def export_sub_net(
         'mmengine_version': mmengine.__version__,
     }
     files = {f'{name}.pth': _save({'meta': meta, 'state_dict': plain.state_dict()})}
-    if 'repo_or_dir' in plain_cfg.model.backbone:
+    if _from_hub(plain_cfg.model):
         files[HUBCONF.name] = HUBCONF.read_bytes()
     if onnx:
         files[f'{name}.onnx'] = to_onnx(plain)
@@ -112,23 +106,25 @@ def plain_detector(cfg: Config, detector: nn.Module, code: SkipConfig, fuse: boo
 
     Args:
         cfg: the config of ``detector``.
-        detector: with a backbone among ``EXPORTED``; it is left as it is.
+        detector: with a backbone that :func:`~adn_mmdet.export.stock_backbone.require_exported` lets pass; it is left
+            as it is.
         code: the sub-network.
         fuse: fold the backbone's batch norms into its convolutions.
 
     Returns:
-        The plain config, whose backbone is mmdet's, or that of a ``hubconf.py`` beside the config where
-        mmdet's cannot be told to build it; and the plain detector in eval mode.
+        The plain config, whose backbone is mmdet's or mmpretrain's, or that of a ``hubconf.py`` beside the config where
+        these cannot be told to build it; and the plain detector in eval mode.
 
     Raises:
-        UserError: there is nothing to fuse.
+        UserError: there is nothing to fuse, or a module of this package has no stock one in its place.
     """
     backbone, stock = find_backbone(detector), Config(cfg.to_dict())
     stock.model = stock_model(stock.model, skipped_parts(backbone, code))
-    plain_cfg = stock_config(stock, stage_blocks(backbone, code), fuse)
+    plain_cfg = stock_config(stock, backbone, code, fuse)
     model = copy.deepcopy(plain_cfg.model)
-    if 'repo_or_dir' in model.backbone:
-        model.backbone.update(repo_or_dir=str(HUBCONF.parent), fused=False)
+    model.backbone.pop('fused', None)
+    for built in _from_hub(model):
+        built['repo_or_dir'] = str(HUBCONF.parent)
     plain = MODELS.build(model)
     plain.load_state_dict(sub_net_weights(detector, code))
     if fuse:
@@ -143,9 +139,11 @@ def skipped_parts(backbone: AdaptiveDepthBackbone, code: SkipConfig) -> list[Ski
     return [part for part, flag in zip(backbone.parts, code.flags[backbone.num_stages :], strict=True) if flag]
 
 
-def stage_blocks(backbone: AdaptiveDepthBackbone, code: SkipConfig) -> list[int]:
-    """How many blocks of each stage run at ``code``."""
-    return [stage.num_mandatory if flag else len(stage.blocks_in_order) for stage, flag in zip(backbone.stages, code)]
+def _from_hub(config: Any) -> list[dict[str, Any]]:
+    """The parts of a model's config that a ``hubconf.py`` builds."""
+    inner = config.values() if isinstance(config, dict) else config if isinstance(config, list) else ()
+    found = [part for value in inner for part in _from_hub(value)]
+    return [config, *found] if isinstance(config, dict) and 'repo_or_dir' in config else found
 
 
 def sub_net_weights(detector: nn.Module, code: SkipConfig) -> dict[str, Tensor]:
@@ -167,7 +165,10 @@ def sub_net_weights(detector: nn.Module, code: SkipConfig) -> dict[str, Tensor]:
     for part in skipped_parts(backbone, code):
         named = {key: part.stock_key(key) for key in used}
         used = {name: used[key] for key, name in named.items() if name is not None}
-    return used
+    place = next(iter(keys_of([backbone])))
+    renamed = {f'{place}{name}': f'{place}{stock}' for name, stock in stock_names(backbone, code).items()}
+    starts = {key: next((start for start in renamed if key.startswith(start)), '') for key in used}
+    return {renamed.get(start, '') + key.removeprefix(start): used[key] for key, start in starts.items()}
 
 
 def _require_free(out: str | os.PathLike[str]) -> Path:

@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from adn_mmdet import AdaptiveDepthResNet, SkipConfig, UserError
-from adn_mmdet.export.hubconf import resnet
+from adn_mmdet.export.hubconf import backbone
 from adn_mmdet.export.sub_net import plain_detector
 
 
@@ -73,7 +73,7 @@ def test_a_fused_export(code, options):
         for key, value in fused_cfg.model.backbone.items()
         if key not in ('type', 'repo_or_dir', 'source', 'model')
     }
-    built = resnet(**settings)  # as torch.hub does, which the config's type is
+    built = backbone(**settings)  # as torch.hub does, which the config's type is
     built.load_state_dict(fused.backbone.state_dict())
     built.eval()
     for output, other in zip(built(images()), fused.backbone(images()), strict=True):

@@ -10,8 +10,8 @@ from mmdet.models import ResNet
 
 from adn_mmdet import AdaptiveDepthResNet, SkipConfig
 from adn_mmdet.cost.timing import interleaved_medians
-from adn_mmdet.export.hubconf import resnet
-from adn_mmdet.export.sub_net import stage_blocks
+from adn_mmdet.export.hubconf import backbone
+from adn_mmdet.export.stock_backbone import stage_blocks
 
 
 def time_backbone(
@@ -38,7 +38,8 @@ def time_backbone(
     reference = f'stock ResNet-{depth}'
     functions = {reference: partial(stock, images)} | {code: partial(adaptive, images, code) for code in codes}
     for code in codes if fused else ():
-        exported = resnet(depth, stage_blocks(adaptive, SkipConfig.parse(code)), fused=True).to(DEVICE)
+        blocks = stage_blocks(adaptive, SkipConfig.parse(code))
+        exported = backbone('ResNet', blocks, fused=True, depth=depth).to(DEVICE)
         exported.eval()
         functions[f'{code}, fused'] = partial(exported, images)
     with torch.inference_mode():
