@@ -17,7 +17,6 @@ from adn_mmdet.config import load_config, require_output
 from adn_mmdet.evaluation.smaller import compare_ap
 from adn_mmdet.export.any_depth import export_any_depth
 from adn_mmdet.export.smaller import DYNAMIC, make_smaller
-from adn_mmdet.files import write_atomically
 from adn_mmdet.inference import list_inputs
 
 
@@ -65,14 +64,20 @@ def export_smaller(cfg: Config, args: argparse.Namespace) -> list[Path]:
     with tempfile.TemporaryDirectory(dir=Path(args.out).parent) as folder:
         exact = Path(folder) / 'float32.onnx'
         files = export_any_depth(cfg, args.checkpoint, exact, args.sub_nets, args.allow_untrained)
-        make_smaller(exact, args.out, images)
-        runtime = Path(args.out).with_name(files[1].name)
-        write_atomically(runtime, files[1].read_bytes())
+        try:
+            written = make_smaller(exact, args.out, images)
+        except OSError as error:
+            kept = Path(args.out).with_name(f'{Path(args.out).stem}_float32.onnx')
+            for path, place in zip(files, (kept, kept.with_name(files[1].name)), strict=True):
+                path.replace(place)  # which takes no space
+            raise UserError(
+                f'cannot write {error.filename} ({error.strerror}): make space; the file in float32 is kept as {kept}'
+            ) from error
         try:
             compare_ap(cfg, exact, args.out)
         except UserError as error:  # such as no test set
             print_log(f'the AP of {args.out} is not known: {error}', 'current', logging.WARNING)
-    return [Path(args.out), runtime]
+    return written
 
 
 if __name__ == '__main__':

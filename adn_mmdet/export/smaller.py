@@ -21,6 +21,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..files import write_together
+from .any_depth import RUNTIME
 from .any_depth_runtime import KEY, fit, read_image, resize
 from .artifact import in_one_line, opened
 
@@ -35,16 +36,20 @@ MOST = 32  # calibration images
 
 def make_smaller(
     source: str | os.PathLike[str], out: str | os.PathLike[str], int8: Sequence[str] | str | None = None
-) -> None:
+) -> list[Path]:
     """Write a float32 file of tools/export_any_depth.py in float16, or in int8.
 
     Args:
         source: the file.
-        out: where the other one goes; what is there is replaced.
+        out: where the other one goes, with ``any_depth_runtime.py`` beside it; what is there is replaced.
         int8: images to calibrate on, or ``dynamic``; None is float16.
+
+    Returns:
+        The files.
 
     Raises:
         UserError: the file cannot be used, an image cannot be read, or onnxruntime cannot convert it.
+        OSError: the files cannot be written; what was there is untouched.
     """
     import onnx
 
@@ -67,7 +72,9 @@ def make_smaller(
     del model.metadata_props[:]
     kind = 'float16' if int8 is None else 'int8'
     model.metadata_props.add(key=KEY, value=json.dumps(about | {'precision': kind}))
-    write_together({out: model.SerializeToString()})
+    files = {Path(out): model.SerializeToString(), Path(out).with_name(RUNTIME.name): RUNTIME.read_bytes()}
+    write_together(files)
+    return list(files)
 
 
 def _float16(model: onnx.ModelProto) -> onnx.ModelProto:

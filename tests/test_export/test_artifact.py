@@ -1,10 +1,14 @@
 """An exported file in the place of a checkpoint: tools/test.py, benchmark.py, compare.py, and AnyDepthInferencer."""
 
 import copy
+import errno
 import json
+import os
 import pickle
 import re
+import shutil
 import threading
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -19,10 +23,11 @@ from tiny import build, load_tool
 from adn_mmdet import UserError
 from adn_mmdet.config import load_config
 from adn_mmdet.evaluation import smaller
+from adn_mmdet.export.any_depth import RUNTIME
 from adn_mmdet.export.any_depth_runtime import AnyDepthRuntime
 from adn_mmdet.export.artifact import Artifact
 from adn_mmdet.export.smaller import make_smaller
-from adn_mmdet.files import file_sha256
+from adn_mmdet.files import file_sha256, write_together
 from adn_mmdet.inference import AnyDepthInferencer
 
 SHA = 'a' * 64
@@ -102,6 +107,31 @@ def test_what_cannot_be_made_smaller(tool, lively, tmp_path, capsys):
     (tmp_path / 'broken.jpg').write_bytes(b'no image')
     with pytest.raises(UserError, match='broken.jpg cannot be read as an image'):
         make_smaller(lively[1], tmp_path / 'small.onnx', [str(tmp_path / 'broken.jpg')])
+
+
+def test_a_full_disk_keeps_the_file_in_float32(tool, path, tmp_path, capsys, monkeypatch):
+    """The second file does not fit: the first one stays, with what runs it, and what was there stays as it was."""
+
+    def export(cfg, checkpoint, out, *_):
+        return [Path(shutil.copy(path, out)), Path(shutil.copy(RUNTIME, out.parent))]
+
+    (tmp_path / 'small.onnx').write_bytes(b'the last export')
+    monkeypatch.setattr('adn_mmdet.export.any_depth.export_any_depth', export)
+    monkeypatch.setattr('adn_mmdet.export.smaller._float16', lambda model: model)
+    monkeypatch.setattr('adn_mmdet.export.smaller.write_together', full_disk)
+    assert tool('export_any_depth', DEMO_CONFIG, 'weights.pth', 'small.onnx', '--float16') == 2
+    message = 'cannot write small.onnx (No space left on device): make space; the file in float32 is kept as small_'
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f'error: {message}')
+    assert (tmp_path / 'small.onnx').read_bytes() == b'the last export'
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {'small.onnx', 'small_float32.onnx', 'any_depth_runtime.py'}
+    assert (tmp_path / 'small_float32.onnx').read_bytes() == path.read_bytes()
+
+
+def full_disk(files):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, 'fsync', lambda file: (_ for _ in ()).throw(OSError(errno.ENOSPC, 'No space left on device')))
+        write_together(files)
 
 
 def test_its_own_ap_and_ms_beside_pytorchs(tool, lively, tmp_path, capsys):
