@@ -63,6 +63,7 @@ def test_model_and_pipelines_build_from_anywhere(name, build, elsewhere):
     cfg = load(name)
     model = build(cfg)
     network = name.rpartition('/')[2].partition('_')[0]
+    network = {'vit': 'vit-b16'}.get(network, network)  # the narrow one
     kind = 0 if '_adn_' in name else 1 if '_base_' in name else 2
     assert type(model.backbone).__name__ == NETWORKS[network][kind]
     if '/' not in name and name.endswith('in1k'):

@@ -55,9 +55,9 @@ def test_what_comes_after_scales_the_gradients():
 
 
 def live_storages():
-    """Storages of all tensors that there are, by address, in bytes; other tests may have left sparse ones, without."""
+    """Storages of all tensors that there are, by address, in bytes; other tests may have left sparse or fake ones."""
     gc.collect()
-    tensors = [o for o in gc.get_objects() if isinstance(o, torch.Tensor)]
+    tensors = [o for o in gc.get_objects() if type(o) in (torch.Tensor, torch.nn.Parameter)]
     storages = [tensor.untyped_storage() for tensor in tensors if tensor.layout == torch.strided]
     return {storage.data_ptr(): storage.nbytes() for storage in storages}
 
