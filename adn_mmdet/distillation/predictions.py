@@ -107,8 +107,9 @@ class PredictionKL:
         self.pyramid = pyramid_module(detector)
         self.roi_head: Any = getattr(detector, 'roi_head', None)
         self.runs_heads = False
-        self.covers: tuple[str, ...] = () if self.roi_head else ('bbox_head',)
         self.dense_head: Any = getattr(detector, 'rpn_head' if self.roi_head else 'bbox_head', None)
+        is_compared = self.roi_head is None and not hasattr(self.dense_head, 'kernel_convs')  # RTMDet-Ins: masks
+        self.covers: tuple[str, ...] = ('bbox_head',) if is_compared else ()
         heads = [head for head in (self.dense_head, self.roi_head) if head is not None]
         if not self._is_supported():
             found = ' and '.join(type(head).__name__ for head in heads) or 'no head'
@@ -235,7 +236,7 @@ class QueryKL:
         surest = scores.topk(min(self.num_compared, len(scores))).indices
         classes = torch.cdist(self._probabilities(super_logits[surest]), self._probabilities(base_logits), p=1)
         boxes = torch.cdist(super_boxes[surest].detach().float(), base_boxes.detach().float(), p=1)
-        cost = (2 * classes + 5 * boxes).cpu()
+        cost = (2 * classes + 5 * boxes).nan_to_num().cpu()  # the loss says it where a pass was not finite
         rows, columns = (torch.as_tensor(each, device=surest.device) for each in linear_sum_assignment(cost))
         chosen = surest[rows]
         return super_logits[chosen], super_boxes[chosen], base_logits[columns], base_boxes[columns]

@@ -101,6 +101,11 @@ def test_predictions_train_the_base_net_where_it_has_no_truth(name):
         assert all(loss > 0 for loss in kl.losses(own, {kl.head: (logits + 1, boxes / 2)}).values())
 
 
+def test_masks_are_not_compared():
+    with pytest.raises(UserError, match='gt_weight=0 would leave bbox_head untrained at the base-net'):
+        SelfDistillation(detector_of('rtmdet-ins'), DistillationSettings(gt_weight=0.0, prediction_weight=1.0))
+
+
 @every_detector
 def test_a_training_step_reaches_both_nets(name):
     """The super-net's losses are the stock detector's to the bit; the same weights get gradients, and all twins."""
